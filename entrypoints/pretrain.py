@@ -1,0 +1,10 @@
+"""Train the small model from scratch.
+
+mlflow run . -e pretrain -P pretrain.steps=2000
+"""
+
+from papertrail.core.cli import launch
+from papertrail.monotone.config import PRETRAIN
+
+if __name__ == "__main__":
+    launch(PRETRAIN)

@@ -1,0 +1,285 @@
+"""argv -> one frozen config -> one run.
+
+MLflow hands each `-P key=value` that MLproject does not declare to the command as `--key value`,
+so the fields of a schema are the project's options and no second list exists. Whatever the order
+typed, layers apply as: the schema's defaults, conf/NAME.yaml, presets, single values.
+"""
+
+import difflib
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from pydantic import PositiveInt
+
+from papertrail.core.errors import BadInput, Interrupted, Missing
+from papertrail.core.experiment import Experiment, load
+from papertrail.core.identity import canonical, dumps, flat, identify
+
+CONF = Path(__file__).parents[3] / "conf"
+USAGE, FAILURE = 2, 1  # exit codes: what was typed cannot be used; what was asked for failed
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is executed; none of it is part of what the run is."""
+
+    mode: Literal["reuse", "force", "read_only"] = "reuse"
+    """reuse what stands; force a new computation; read_only never computes."""
+    workers: PositiveInt = 1
+    """Runs computed side by side on this machine, each in a process of its own."""
+
+
+def parse(experiment: Experiment, argv: Sequence[str]) -> tuple[Any, Execution]:
+    """The config and execution that `argv` means; BadInput naming the option otherwise."""
+    parser = _parser(experiment)
+    words = list(_paired(argv))
+    layered = _layers(experiment, words, _options(parser))
+    try:
+        chosen = parser.parse_args([f"--{key}={text}" for key, text in layered.items()])
+        made = parser.instantiate(chosen)
+    except ArgumentError as error:
+        raise BadInput(_explain(str(error), layered)) from None
+    except ValueError as error:  # a rule between options, from a schema's __post_init__
+        raise BadInput(" ".join(str(error).split())) from None
+    execution = made.pop("run")
+    names = [field.name for field in fields(experiment.schema)]
+    return experiment.schema(**{name: made[name] for name in names}), execution
+
+
+def launch(experiment: Experiment) -> None:
+    """The last line of every file in entrypoints/."""
+    argv = sys.argv[1:]
+    if {"-h", "--help"} & set(argv):
+        return print_help(experiment, [word for word in argv if word not in ("-h", "--help")])
+    try:
+        config, execution = parse(experiment, argv)
+        identify(experiment, config)  # reads the data it names: a wrong path is a typo as well
+    except BadInput as error:
+        sys.exit(complain(experiment.name, error, USAGE))
+    try:
+        # mlflow takes seconds to load: a typo above did not wait for it
+        load(experiment.answer)(experiment, config, execution.mode, execution.workers)
+    except BadInput as error:
+        sys.exit(complain(experiment.name, error, USAGE))
+    except Missing as error:
+        sys.exit(complain(experiment.name, error, FAILURE))
+    except Interrupted as error:
+        sys.exit(complain(experiment.name, error, FAILURE))
+
+
+def complain(name: str, error: BaseException, code: int) -> int:
+    """Say on one line what was wrong; the exit code is handed through."""
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def peek(name: str, key: str, argv: Sequence[str]) -> str:
+    """The text of one option before its schema is known; BadInput if conf/NAME.yaml lacks it."""
+    typed = dict(_paired([word for word in argv if word not in ("-h", "--help")]))
+    conf = typed.get("config") or str(CONF / f"{name}.yaml")
+    found = typed.get(key, _read(Path(conf), must=False).get(key))
+    if found is None:
+        raise BadInput(f"{key}: not given; write --{key}=VALUE")
+    return str(found)
+
+
+def command(experiment: Experiment, config: Any) -> str:
+    """The shortest `mlflow run` that means `config`, for people to copy."""
+    plain, _ = parse(experiment, [])
+    changed = _differing(plain, config)
+    options = [f"-P {shlex.quote(f'{key}={text}')}" for key, text in changed]
+    return " ".join(["mlflow run . -e", experiment.name, *options])
+
+
+def arguments(config: Any) -> list[str]:
+    """Words for `parse` that mean exactly `config`, whatever conf/ says."""
+    return [f"--{key}={_spelled(value)}" for key, value in flat(canonical(config)).items()]
+
+
+def print_help(experiment: Experiment, argv: Sequence[str]) -> None:
+    """Every option with its meaning and the value it has under conf/NAME.yaml and `argv`."""
+    parser = _parser(experiment)
+    layered = _layers(experiment, list(_paired(argv)), _options(parser))
+    parser.set_defaults(layered)
+    print(_readable(parser.format_help()))
+
+
+def _parser(experiment: Experiment) -> ArgumentParser:
+    # allow_abbrev: argparse would take --model.dep for --model.depth.
+    parser = ArgumentParser(
+        prog=f"mlflow run . -e {experiment.name}",
+        description="Options are given as -P key=value, or as --key=value to the entry point.",
+        exit_on_error=False,
+        allow_abbrev=False,
+        usage=f"mlflow run . -e {experiment.name} [-P key=value ...]",
+    )
+    parser.add_class_arguments(experiment.schema)
+    parser.add_class_arguments(Execution, "run")
+    return parser
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    return list(parser.get_defaults().keys())
+
+
+def _paired(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(key, value) of each option; the word after --key is its value even if it begins with -."""
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--"):
+            raise BadInput(f"unexpected word ({word}); options are --key=value")
+        key, given, value = word[2:].partition("=")
+        if not given:
+            found = next(words, None)
+            if found is None:
+                raise BadInput(f"{key}: no value was given; write --{key}=VALUE")
+            value = found
+        yield key, value
+
+
+def _layers(
+    experiment: Experiment, words: Sequence[tuple[str, str]], known: Sequence[str]
+) -> dict[str, str]:
+    """Option -> text after conf file, presets and single values have been laid over each other."""
+    conf = dict(words).get("config") or str(CONF / f"{experiment.name}.yaml")
+    headline = _read(Path(conf), must="config" in dict(words))
+    typed = [(key, value) for key, value in words if key != "config"]
+    groups = {key: value for key, value in headline.items() if isinstance(value, str)}
+    groups = {k: v for k, v in groups.items() if k not in known and _is_group(k)}
+    singles: dict[str, str] = {}
+    for key, value in typed:
+        if _is_group(key) and key not in known:
+            groups[key] = value
+        else:
+            _check_known(key, known)
+            singles[key] = value
+    base = {k: v for k, v in headline.items() if k not in groups}
+    layers = _flat(base, known, conf)
+    # `scale` overlays several sections, so it goes under a preset that fills one.
+    for group in sorted(groups, key=lambda name: name in _sections(known)):
+        layers |= _preset(experiment, group, groups[group], known)
+    return layers | singles
+
+
+def _preset(experiment: Experiment, group: str, name: str, known: Sequence[str]) -> dict[str, str]:
+    """The options that a preset sets: of its own section, or of every section we have."""
+    if name.endswith((".yaml", ".yml")):
+        paths = [Path(name)]
+        if not paths[0].is_file():
+            raise BadInput(f"{group}: no such file ({name}); give a preset or a YAML file")
+    else:
+        presets = _presets(experiment, group)
+        if name not in presets:
+            hint = f"; or set {group}.name={name}" if f"{group}.name" in known else ""
+            near = ", ".join(presets) or "none"
+            raise BadInput(f"{group}: no preset ({name}); conf/{group} has {near}{hint}")
+        paths = presets[name]
+    out: dict[str, str] = {}
+    for path in paths:
+        tree = _read(path, must=True)
+        if group in _sections(known):
+            tree = {group: tree}
+        else:  # a scale speaks of a whole study; this experiment takes the sections it has
+            tree = {k: v for k, v in tree.items() if k in _sections(known) or k in known}
+        out |= _flat(tree, known, str(path))
+    return out
+
+
+def _presets(experiment: Experiment, group: str) -> dict[str, list[Path]]:
+    """Files of each preset of a group: what all studies share, then what this study adds."""
+    found: dict[str, list[Path]] = {}
+    for folder in (CONF / group, CONF / group / experiment.study):
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def _is_group(key: str) -> bool:
+    return bool(re.fullmatch(r"\w+", key)) and (CONF / key).is_dir()
+
+
+def _sections(known: Sequence[str]) -> set[str]:
+    return {name.partition(".")[0] for name in known if "." in name}
+
+
+def _read(path: Path, must: bool) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if must:
+            raise BadInput(f"config: no such file ({path})") from None
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree or {}, dict):
+        raise BadInput(f"{path}: expected sections and options, got {type(tree).__name__}")
+    return tree or {}
+
+
+def _flat(tree: Mapping[str, Any], known: Sequence[str], source: str) -> dict[str, str]:
+    """Leaves of a YAML tree as option -> text; BadInput for a key that is no option."""
+    out: dict[str, str] = {}
+
+    def walk(node: Mapping[str, Any], prefix: str) -> None:
+        for name, value in node.items():
+            key = f"{prefix}{name}"
+            if isinstance(value, dict) and key not in known:
+                walk(value, f"{key}.")
+            else:
+                _check_known(key, known, f"{source}: ")
+                out[key] = _spelled(value)
+
+    walk(tree, "")
+    return out
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else dumps(value)
+
+
+def _check_known(key: str, known: Sequence[str], where: str = "") -> None:
+    if key in known:
+        return
+    near = difflib.get_close_matches(key, known, n=1)
+    if not near and key in _sections(known):
+        near = [name for name in known if name.startswith(f"{key}.")][:1]
+    hint = f"did you mean {near[0]}?" if near else "--help lists the options"
+    raise BadInput(f"{where}no option {key}; {hint}")
+
+
+def _differing(plain: Any, config: Any) -> list[tuple[str, str]]:
+    standard = flat(canonical(plain))
+    wanted = flat(canonical(config))
+    return [(k, _spelled(v)) for k, v in wanted.items() if standard.get(k) != v]
+
+
+def _explain(message: str, given: Mapping[str, str]) -> str:
+    """jsonargparse's and pydantic's words as one line: the option, what it takes, what it got."""
+    noise = r"\d+ validation errors?.*\n|\[type=.*|For further.*|Parser key |Got value:.*|typing\."
+    line = " ".join(re.sub(noise, " ", message).replace('"', "").split()).rstrip(". ")
+    key, colon, reason = line.partition(":")
+    value = given.get(key.strip())
+    if not colon or value is None:
+        return line
+    reason = re.sub(r"<class '(\w+)'>", r"\1", reason.strip())
+    return f"{key.strip()}: {reason[:1].lower()}{reason[1:]} ({value})"
+
+
+def _readable(help_text: str) -> str:
+    """Types as people write them: `int > 0`, not `Annotated[int, Gt(gt=0)]`."""
+    signs = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
+
+    def bounds(found: re.Match[str]) -> str:
+        parts = re.findall(r"(Gt|Ge|Lt|Le)\(\w+=([\d.]+)\)", found[2])
+        return f"{found[1]} " + " and ".join(f"{signs[sign]} {limit}" for sign, limit in parts)
+
+    text = re.sub(r"Annotated\[(\w+),([^\]]*)\]", bounds, help_text)
+    return text.replace("Path to a configuration file.", "A preset's name or a YAML file.")

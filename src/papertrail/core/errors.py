@@ -1,0 +1,23 @@
+"""What can go wrong, as a person reads it: one line, *where: what was wrong (value); what to do*.
+
+ValueError      what a person typed: exit code 2, before anything ran
+LookupError     a result or an input that is not there
+Interrupted     Ctrl-C, SIGTERM or SIGHUP: the run ends KILLED with what was logged
+AssertionError  our own invariant broke: a bug of ours
+"""
+
+
+class BadInput(ValueError):
+    """Something a person typed or handed over cannot be used; the message says what to do."""
+
+
+class Missing(LookupError):
+    """A result that was asked for has not been computed, or was and cannot be used."""
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop. Not an Exception: no `except Exception` may swallow it."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(f"stopped by {signal_name}")
+        self.signal_name = signal_name

@@ -1,0 +1,77 @@
+"""The noun that everything else turns on: a named, frozen question and the verb that answers it.
+
+Declared without importing torch or mlflow, so that a typo answers at once: the verb is named by
+its address ("papertrail.monotone.train:train") and loaded when it is called.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Question:
+    """An experiment under a config: what one run answers, what another builds on."""
+
+    experiment: "Experiment"
+    config: Any
+
+
+def _no_upstream(config: Any) -> Mapping[str, Question]:
+    return {}
+
+
+def _no_data(config: Any) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A name, the schema of its options, and the verb `f(config) -> None` that logs to the run."""
+
+    name: str
+    """Entry point, MLproject stanza and conf file carry this name."""
+    study: str
+    """The paper it belongs to; also where its presets are looked up."""
+    schema: type[Any]
+    """Frozen keyword-only dataclass: the one list of options."""
+    verb: str
+    """`package.module:function`, imported when the experiment runs."""
+    show: str = "papertrail.core.report:headline"
+    """`package.module:function`, prints what a person wants to see of a finished run."""
+    answer: str = "papertrail.core.report:answer"
+    """`package.module:function`, gets the result and shows it; `launch` calls it."""
+    revision: int = 1
+    """Raised by hand when the code changes what a run means; every older run is then void."""
+    infrastructure: tuple[str, ...] = ()
+    """Dotted paths of options that say where or how fast, not what; left out of the identity."""
+    neutral: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Option added later -> the value at which it changes nothing; left out at that value."""
+    upstream: Callable[[Any], Mapping[str, Question]] = _no_upstream
+    """The runs that `config` builds on, by role."""
+    data: Callable[[Any], Mapping[str, str]] = _no_data
+    """Dotted path of an option that names data -> digest of that data's content."""
+
+    def __call__(self, config: Any) -> None:
+        """Run the verb in the open run."""
+        load(self.verb)(config)
+
+
+def load(address: str) -> Callable[..., Any]:
+    """The function at `package.module:function`."""
+    module, _, function = address.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
+def narrow(config: Any, to: type[C], **changes: Any) -> C:
+    """The part of `config` that schema `to` also has, with `changes` laid over it.
+
+    How one experiment asks for another: the sections that both declare are handed on as they are.
+    """
+    shared = {f.name: getattr(config, f.name) for f in fields(to) if hasattr(config, f.name)}  # type: ignore[arg-type]
+    return to(**(shared | changes))

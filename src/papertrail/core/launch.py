@@ -1,0 +1,120 @@
+"""Where runs are computed: in this process, or side by side in a bounded pool on this machine.
+
+A launcher takes questions and returns when their answers stand in the store; what runs elsewhere
+goes through the same entry point that a person would type. A cluster is one more class with `compute`.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+from papertrail.core import cli, progress, track
+from papertrail.core.errors import Missing
+from papertrail.core.experiment import Question
+from papertrail.core.query import Record
+from papertrail.core.require import PARENT, require, standing
+from papertrail.core.store import ROOT, Store, connect
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 60.0  # a stopped child writes a checkpoint before it goes
+
+
+class Launcher(Protocol):
+    """Answers questions; afterwards each either stands in the store or has a reason there."""
+
+    def compute(self, questions: Sequence[Question], store: Store) -> None:
+        """Return when none is being computed any more."""
+
+
+class Here:
+    """One after the other in this process: imports are paid once."""
+
+    def compute(self, questions: Sequence[Question], store: Store) -> None:
+        for question in questions:
+            require(question.experiment, question.config, store=store)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """At most `workers` processes of this machine, sharing its cores evenly."""
+
+    workers: int
+
+    def compute(self, questions: Sequence[Question], store: Store) -> None:
+        waiting, running = list(questions), list[tuple[Question, subprocess.Popen[bytes]]]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.workers:
+                    question = waiting.pop(0)
+                    running.append((question, self._start(question, store)))
+                running = [pair for pair in running if pair[1].poll() is None]
+                time.sleep(POLL_SECONDS)
+        finally:
+            _stop([process for _, process in running])
+
+    def _start(self, question: Question, store: Store) -> "subprocess.Popen[bytes]":
+        entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
+        cores = max(1, (os.cpu_count() or 1) // self.workers)
+        parent = track.current()
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT / "src"),
+            "MLFLOW_TRACKING_URI": store.uri,
+            "PAPERTRAIL_WORK": str(store.work),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)),
+        }
+        if parent is not None:
+            environment[PARENT] = parent.run_id
+        words = [sys.executable, str(entry), *cli.arguments(question.config)]
+        return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+
+
+_LAUNCHER: ContextVar[Launcher] = ContextVar("launcher", default=Here())  # noqa: B039 (stateless)
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[None]:
+    """Inside the block, `require_all` uses `workers` processes; 1 means this process."""
+    token = _LAUNCHER.set(Here() if workers == 1 else Pool(workers))
+    try:
+        yield
+    finally:
+        _LAUNCHER.reset(token)
+
+
+def require_all(questions: Sequence[Question], store: Store | None = None) -> list[Record]:
+    """The usable runs of all questions, in order; Missing naming those that failed."""
+    open_run = track.current()
+    store = store or (open_run.store if open_run else connect())
+    wanted = [
+        question
+        for question in questions
+        if standing(question.experiment, question.config, store).usable is None
+    ]
+    _LAUNCHER.get().compute(wanted, store)
+    found = [standing(question.experiment, question.config, store) for question in questions]
+    failed = [
+        f"{question.experiment.name} {one.identity}: {one.why or 'nothing was logged'}"
+        for question, one in zip(questions, found, strict=True)
+        if one.usable is None
+    ]
+    if failed:
+        raise Missing(f"{len(failed)} of {len(questions)} runs are missing: {'; '.join(failed)}")
+    # Through require, so that the open run learns what it builds on.
+    return [require(question.experiment, question.config, store=store) for question in questions]
+
+
+def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            progress.say(f"process {process.pid} did not stop in {GRACE_SECONDS:.0f} s; killing it")
+            process.kill()

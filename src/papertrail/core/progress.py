@@ -1,0 +1,58 @@
+"""How far, and how long still: a bar with ETA in a terminal, silence elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[float], None]
+"""Takes the fraction done, 0..1."""
+
+
+class Pace:
+    """Seconds left, from the share done since this process began (a resumed run begins late)."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._first: float | None = None
+
+    def seconds_left(self, done: float) -> float | None:
+        """None until there is progress to extrapolate from."""
+        if self._first is None:
+            self._first = done
+        gained = done - self._first
+        elapsed = time.monotonic() - self._begin
+        return elapsed * (1 - done) / gained if gained > 0 else None
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Report]:
+    """A rich progress bar on stderr; where stderr is no terminal, nothing is printed."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=1.0)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def say(line: str) -> None:
+    """One line about what the laboratory does, on stderr: stdout belongs to results."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,234 @@
+"""The only module that reads MLflow runs: usable ones as records, many as one tidy typed frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+
+from papertrail.core.errors import Missing
+from papertrail.core.identity import Identity, differences
+from papertrail.core.store import Store, connect
+from papertrail.core.track import COMPLETE, MANIFEST, QUESTION
+
+if TYPE_CHECKING:
+    import pandas as pd  # a finished run is looked up without waiting for pandas
+
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as the store has it: read-only."""
+
+    store: Store
+    run: MlflowRun
+
+    @property
+    def run_id(self) -> str:
+        return str(self.run.info.run_id)
+
+    @property
+    def status(self) -> str:
+        return str(self.run.info.status)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        return dict(self.run.data.metrics)
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        return dict(self.run.data.tags)
+
+    @cached_property
+    def config(self) -> Mapping[str, str]:
+        """Resolved options by dotted path, as text."""
+        params = self.run.data.params.items()
+        return {key.removeprefix("cfg."): value for key, value in params if key.startswith("cfg.")}
+
+    @property
+    def failed_gates(self) -> str:
+        """Sentences of the controls that did not hold; empty when all did."""
+        return self.tags.get("papertrail.failed_gates", "")
+
+    @property
+    def url(self) -> str:
+        return self.store.run_url(self.run.info.experiment_id, self.run_id)
+
+    def artifact(self, name: str) -> Path:
+        """Local path of an artifact file or folder; Missing if the run does not have it."""
+        local = _local(self.run.info.artifact_uri)
+        if local is not None:
+            path = local / name
+            if path.exists():
+                return path
+            raise Missing(f"run {self.run_id}: no artifact {name} in {local}; recompute the run")
+        try:
+            where = f"{self.run.info.artifact_uri}/{name}"
+            return Path(download_artifacts(artifact_uri=where, tracking_uri=self.store.uri))
+        except (MlflowException, OSError) as error:
+            raise Missing(f"run {self.run_id}: no artifact {name} ({error})") from None
+
+    def json(self, name: str) -> Any:
+        """The parsed artifact `results/NAME.json`."""
+        return json.loads(self.artifact(f"results/{name}.json").read_text(encoding="utf-8"))
+
+    def unusable(self, identity: Identity | None = None) -> str:
+        """Why the run is no answer, in one clause; empty when it is usable."""
+        if self.run.info.lifecycle_stage != "active":
+            return "it was deleted in the store"
+        if self.status != "FINISHED":
+            cause = self.tags.get("papertrail.failure", "")
+            return f"it is {self.status}" + (f" ({cause})" if cause else "")
+        if COMPLETE not in self.tags:
+            return "it ended without its completion mark"
+        if reason := self.tags.get("papertrail.invalidated"):
+            return f"it was invalidated ({reason})"
+        try:
+            return self._changed(identity) or self._incomplete()
+        except Missing as error:
+            return str(error)
+
+    def _changed(self, identity: Identity | None) -> str:
+        if identity is None:
+            return ""
+        stored = json.loads(self.artifact(QUESTION).read_text(encoding="utf-8"))
+        return "; ".join(differences(stored, identity.form))
+
+    def _incomplete(self) -> str:
+        """The first artifact of the manifest that is gone or has another size."""
+        manifest = json.loads(self.artifact(MANIFEST).read_text(encoding="utf-8"))
+        local = _local(self.run.info.artifact_uri)
+        for name, facts in manifest.items():
+            if local is None:
+                continue  # a remote artifact is checked when it is fetched
+            path = local / name
+            if not path.is_file() or path.stat().st_size != facts["bytes"]:
+                return f"its artifact {name} is gone or changed"
+        return ""
+
+
+def by_id(run_id: str, store: Store | None = None) -> Record:
+    """The record of one run; Missing if the store has none."""
+    store = store or connect()
+    try:
+        return Record(store, store.client.get_run(run_id))
+    except MlflowException as error:
+        raise Missing(f"run {run_id}: not in {store.uri} ({error.error_code})") from None
+
+
+def by_identity(identity: str, store: Store) -> list[Record]:
+    """Every run that asked this question, newest first."""
+    return list(_search(store, f"tags.`papertrail.identity` = '{identity}'"))
+
+
+def usable(experiment: str, store: Store | None = None) -> list[Record]:
+    """Every usable run of an experiment, newest first."""
+    store = store or connect()
+    clause = f"tags.`papertrail.experiment` = '{experiment}' and attributes.status = 'FINISHED'"
+    return [record for record in _search(store, clause) if not record.unusable()]
+
+
+def frame(
+    records: Sequence[Record], by: Sequence[str], metrics: Sequence[str], allow_failed: bool = False
+) -> pd.DataFrame:
+    """One row per record: `run_id`, the options in `by` (typed), and `metrics` as floats.
+
+    Missing, naming the runs, if a metric is absent (a hole), if two runs share all of `by` (a
+    duplicate) or if a run failed one of its own gates.
+    """
+    import pandas as pd
+
+    rows = [
+        {"run_id": r.run_id}
+        | {key: _typed(r.config.get(key)) for key in by}
+        | {key: r.metrics.get(key) for key in metrics}
+        for r in records
+    ]
+    table = pd.DataFrame(rows, columns=["run_id", *by, *metrics])
+    _refuse_holes(table, [*by, *metrics])
+    _refuse_twins(table, list(by))
+    if not allow_failed:
+        _refuse_failed(records)
+    return table
+
+
+def runs(
+    experiment: str,
+    by: Sequence[str],
+    metrics: Sequence[str],
+    where: Mapping[str, object] | None = None,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """`frame` of all usable runs of `experiment` whose options equal `where`."""
+    wanted = {key: _spelled(value) for key, value in (where or {}).items()}
+    found = [
+        record
+        for record in usable(experiment, store)
+        if all(record.config.get(key) == value for key, value in wanted.items())
+    ]
+    if not found:
+        raise Missing(f"{experiment}: no usable run with {wanted or 'any options'}")
+    return frame(found, by, metrics)
+
+
+def _search(store: Store, clause: str) -> Iterator[Record]:
+    """All matching runs, page after page: one page stops at 1,000 without a word."""
+    token: str | None = None
+    while True:
+        page = store.client.search_runs(
+            store.experiment_ids(), clause, max_results=PAGE, page_token=token
+        )
+        yield from (Record(store, found) for found in page)
+        token = page.token
+        if not token:
+            return
+
+
+def _typed(text: str | None) -> Any:
+    """MLflow keeps every param as text; numbers and booleans come back as what they were."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float, bool)) else text
+
+
+def _spelled(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _refuse_holes(table: pd.DataFrame, columns: list[str]) -> None:
+    holes = table[columns].isna()
+    if holes.any(axis=None):
+        gaps = {c: table.loc[holes[c], "run_id"].tolist() for c in columns if holes[c].any()}
+        raise Missing(f"holes: these runs lack a value: {gaps}; recompute or leave them out")
+
+
+def _refuse_twins(table: pd.DataFrame, by: list[str]) -> None:
+    if by and table.duplicated(by).any():
+        twins = table[table.duplicated(by, keep=False)].groupby(by)["run_id"].agg(list).to_dict()
+        raise Missing(f"duplicates: several runs share {by}: {twins}; name what tells them apart")
+
+
+def _refuse_failed(records: Sequence[Record]) -> None:
+    failed = {r.run_id: r.failed_gates for r in records if r.failed_gates}
+    if failed:
+        raise Missing(f"failed gates: {failed}; look at the runs before using their numbers")
+
+
+def _local(artifact_uri: str) -> Path | None:
+    """The folder behind a file: or plain address; None for storage elsewhere."""
+    from urllib.parse import unquote, urlparse
+
+    parts = urlparse(artifact_uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None

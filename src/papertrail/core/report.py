@@ -1,0 +1,32 @@
+"""What a person sees at the end: the answer's headline or table, and where to look at the run."""
+
+import os
+from typing import Any
+
+from papertrail.core import launch, progress
+from papertrail.core.experiment import Experiment, load
+from papertrail.core.query import Record
+from papertrail.core.require import Mode, require
+from papertrail.core.store import connect
+
+
+def answer(experiment: Experiment, config: Any, mode: Mode, workers: int) -> None:
+    """Get the result of `experiment` under `config`, however it is to be had, and show it."""
+    store = connect()
+    # Ours alone: a child process that inherited it would write into, and end, our run.
+    joined = os.environ.pop("MLFLOW_RUN_ID", None)
+    with launch.pool(workers):
+        record = require(experiment, config, mode, store, joined)
+    load(experiment.show)(record, config)
+    print(f"\nrun {record.run_id}  {record.url}")
+    if command := store.ui_command():
+        print(f"open it with: {command}")
+
+
+def headline(record: Record, config: Any) -> None:
+    """The metrics that a run ends with, system metrics aside."""
+    for key, value in sorted(record.metrics.items()):
+        if not key.startswith("system/") and key not in ("progress", "eta_seconds"):
+            print(f"{key:<40} {value:.6g}")
+    if record.failed_gates:
+        progress.say(f"failed gates: {record.failed_gates}")

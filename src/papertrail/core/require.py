@@ -1,0 +1,184 @@
+"""The only way to a result: reuse the usable run, resume the interrupted one, or compute it.
+
+One process computes an identity; others wait at its claim and read. The claim is a lock of the
+kernel, so the death of its owner frees it, and nobody ever deletes a lock file by hand.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlflow.entities import RunTag
+
+from papertrail.core import progress, query, track
+from papertrail.core.errors import Missing
+from papertrail.core.experiment import Experiment
+from papertrail.core.identity import Identity, identify
+from papertrail.core.owner import Owner
+from papertrail.core.query import Record
+from papertrail.core.store import Store, connect
+
+Mode = Literal["reuse", "force", "read_only"]
+PARENT = "PAPERTRAIL_PARENT_RUN"
+"""Environment variable: the run for which a process of the pool computes."""
+State = Literal["finished", "running", "failed", "missing"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the store knows of one identity."""
+
+    identity: Identity
+    usable: Record | None
+    interrupted: Record | None
+    """A run that died or was stopped and may be continued."""
+    running: Record | None
+    """A run whose owner lives, or cannot be shown to be dead."""
+    why: str
+    """Why the newest run is no answer; empty if it is, or if there is none."""
+
+    @property
+    def state(self) -> State:
+        if self.usable:
+            return "finished"
+        if self.running:
+            return "running"
+        return "failed" if self.why else "missing"
+
+
+def standing(experiment: Experiment, config: Any, store: Store | None = None) -> Standing:
+    """Look `config` up without computing anything."""
+    store = store or connect()
+    identity = identify(experiment, config)
+    why, interrupted, running = "", None, None
+    for record in query.by_identity(identity.digest, store):
+        reason = record.unusable(identity)
+        if not reason:
+            return Standing(identity, record, None, None, "")
+        why = why or f"{record.run_id} was not reused: {reason}"
+        if record.status == "RUNNING" and _owner_lives(record):
+            running = running or record
+        elif record.status in ("RUNNING", "KILLED", "FAILED") and _same(record, identity):
+            interrupted = interrupted or record
+    return Standing(identity, None, interrupted, running, why)
+
+
+def require(
+    experiment: Experiment,
+    config: Any,
+    mode: Mode = "reuse",
+    store: Store | None = None,
+    joined: str | None = None,
+) -> Record:
+    """The usable run of `experiment` under `config`, computed here if there is none.
+
+    Called inside another run, the result becomes its child and its upstream. `joined` is a run
+    that somebody opened for us (`mlflow run`): it is used if something has to be computed, and
+    otherwise points to the run that answered. Missing in mode read_only if nothing usable stands.
+    """
+    store = store or (current.store if (current := track.current()) else connect())
+    record = _find(experiment, config, mode, store)
+    if record is None:
+        identity = identify(experiment, config)
+        with store.lock(identity.digest):
+            # Whoever held the claim may have computed it while we waited.
+            record = _find(experiment, config, mode, store)
+            if record is None:
+                record = _compute(experiment, config, mode, store, joined)
+    if joined and record.run_id != joined:
+        _answer(store, joined, record)
+    _note_parent(record)
+    return record
+
+
+def _find(experiment: Experiment, config: Any, mode: Mode, store: Store) -> Record | None:
+    if mode == "force":
+        return None
+    found = standing(experiment, config, store)
+    if found.usable is None and mode == "read_only":
+        where = f"{experiment.name} {found.identity}"
+        raise Missing(f"{where}: {found.why or 'never computed'}; leave out run.mode=read_only")
+    return found.usable
+
+
+def _compute(
+    experiment: Experiment, config: Any, mode: Mode, store: Store, joined: str | None
+) -> Record:
+    found = standing(experiment, config, store)
+    resumed = None if mode == "force" else _resumable(found, store)
+    if found.running and mode != "force":
+        owner = found.running.tags.get("papertrail.owner")
+        raise Missing(
+            f"{experiment.name}: run {found.running.run_id} is being computed by {owner}; "
+            "wait for it, or start another with run.mode=force"
+        )
+    if found.why and mode != "force":
+        progress.say(f"{experiment.name}: {found.why}")
+    if resumed is not None:
+        progress.say(f"{experiment.name}: resuming run {resumed.run_id}")
+    run_id = resumed.run_id if resumed else joined or _create(experiment, store)
+    if not resumed:
+        _clear(store, found.identity)
+    with track.opened(store, experiment, config, found.identity, run_id, fresh=resumed is None):
+        experiment(config)
+    return query.by_id(run_id, store)
+
+
+def _resumable(found: Standing, store: Store) -> Record | None:
+    """The interrupted run, if it left a checkpoint: without one there is nothing to continue."""
+    checkpoints = store.folder(found.identity.digest) / "checkpoints"
+    return found.interrupted if any(checkpoints.glob("*.ckpt")) else None
+
+
+def _create(experiment: Experiment, store: Store) -> str:
+    """A new MLflow run: a child of the open run, beside it in the same MLflow experiment."""
+    open_run = track.current()
+    parent = open_run.run_id if open_run else os.environ.get(PARENT)
+    tags = {"mlflow.runName": experiment.name, "mlflow.source.name": experiment.name}
+    if parent is None:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment.study
+        group = os.environ.get("MLFLOW_EXPERIMENT_ID") or store.experiment_id(name)
+    else:
+        group = store.client.get_run(parent).info.experiment_id
+        tags["mlflow.parentRunId"] = parent
+    return str(store.client.create_run(group, tags=tags, run_name=experiment.name).info.run_id)
+
+
+def _clear(store: Store, identity: Identity) -> None:
+    """A run that starts afresh must not find the scratch of one before it."""
+    for path in sorted(store.folder(identity.digest).rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+def _same(record: Record, identity: Identity) -> bool:
+    """Whether the interrupted run asked exactly this question."""
+    try:
+        return not record._changed(identity)
+    except Missing:
+        return False  # it died before its question was written: nothing to continue
+
+
+def _owner_lives(record: Record) -> bool:
+    """False only on evidence of death; a run of another host counts as alive."""
+    text = record.tags.get("papertrail.owner")
+    return Owner.parse(text).alive() is not False if text else False
+
+
+def _note_parent(record: Record) -> None:
+    current = track.current()
+    if current is None:
+        return
+    mine = query.by_id(current.run_id, current.store).tags.get("papertrail.parents", "")
+    parents = [*filter(None, mine.split(",")), record.run_id]
+    current.tags({"papertrail.parents": ",".join(dict.fromkeys(parents))})
+
+
+def _answer(store: Store, joined: str, record: Record) -> None:
+    """The run that `mlflow run` opened points to the one that holds the result."""
+    note = f"Answered by [run {record.run_id}]({record.url}), which had computed this already."
+    tags: Mapping[str, str] = {
+        "papertrail.answered_by": record.run_id,
+        "mlflow.note.content": note,
+    }
+    store.client.log_batch(joined, tags=[RunTag(k, v) for k, v in tags.items()])

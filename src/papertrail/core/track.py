@@ -1,0 +1,309 @@
+"""The only module that writes MLflow runs.
+
+A run is opened around a verb; what the verb logs goes to the innermost open run. The order at the
+end is what makes a run trustworthy: results, then the manifest of their digests, then the
+completion mark, then FINISHED. MLflow's FINISHED alone proves nothing.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from papertrail.core import progress as progress_
+from papertrail.core.errors import Interrupted
+from papertrail.core.experiment import Experiment
+from papertrail.core.identity import Identity, canonical, dumps, flat
+from papertrail.core.owner import Owner
+from papertrail.core.stopping import signals_raise
+from papertrail.core.store import ROOT, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+COMPLETE = "papertrail.complete"
+MANIFEST = "manifest.json"
+QUESTION = "identity.json"
+BATCH, FLUSH_SECONDS = 500, 5.0  # one call carries 500 metrics as cheaply as one: a call costs ms
+PARAM_LIMIT, PARAM_BATCH, TAG_LIMIT = 6000, 100, 8000  # MLflow's own limits
+
+
+class Run:
+    """An open MLflow run: buffers metrics, keeps a manifest, knows its scratch folder."""
+
+    def __init__(self, store: Store, run_id: str, identity: Identity, seen: Mapping[str, int]):
+        self.store, self.run_id, self.identity = store, run_id, identity
+        self.folder = store.folder(identity.digest)
+        self._seen = dict(seen)  # metric -> last step already in the store, from before a resume
+        self._buffer: list[Metric] = []
+        self._flushed = time.monotonic()
+        self._lock = threading.Lock()
+        self._pace = progress_.Pace()
+        self._manifest: dict[str, dict[str, Any]] = {}
+        self._failed_gates: list[str] = []
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        now = int(time.time() * 1000)
+        with self._lock:
+            self._buffer += [
+                Metric(key, float(value), now, step)
+                for key, value in values.items()
+                if step > self._seen.get(key, -1)
+            ]
+            full = len(self._buffer) >= BATCH
+        if full or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is buffered; what could not be sent stays buffered and the error is raised."""
+        with self._lock:
+            while self._buffer:
+                self.store.client.log_batch(self.run_id, metrics=self._buffer[:BATCH])
+                del self._buffer[:BATCH]
+        self._flushed = time.monotonic()
+
+    def progress(self, done: float) -> None:
+        left = self._pace.seconds_left(done)
+        values = {"progress": done} | ({} if left is None else {"eta_seconds": left})
+        self.metrics(values, step=int(done * 10_000))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        tags = [RunTag(key, value) for key, value in values.items()]
+        self.store.client.log_batch(self.run_id, tags=tags)
+
+    def gate(self, name: str, passed: bool, sentence: str) -> None:
+        self.metrics({f"gate/{name}": float(passed)})
+        if not passed:
+            self._failed_gates.append(f"{name}: {sentence}")
+            self.tags({"papertrail.failed_gates": "; ".join(self._failed_gates)[:TAG_LIMIT]})
+
+    def artifact(self, path: Path, under: str = "") -> None:
+        """Log one file and note its digest for the manifest."""
+        self.store.client.log_artifact(self.run_id, str(path), under or None)
+        name = f"{under}/{path.name}" if under else path.name
+        self._manifest[name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
+
+    def forget(self, name: str) -> None:
+        """Take a file that was replaced out of the manifest."""
+        self._manifest.pop(name, None)
+
+    def text(self, name: str, text: str) -> None:
+        """Log `text` as the artifact `name` ("folder/file.txt")."""
+        folder, _, file = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / file
+            path.write_text(text, encoding="utf-8")
+            self.artifact(path, folder)
+
+    def complete(self) -> None:
+        """Manifest, then the mark that makes the run usable, then FINISHED."""
+        self.metrics({"progress": 1.0, "eta_seconds": 0.0}, step=10_000)
+        self.flush()
+        manifest = json.dumps(self._manifest, indent=1, sort_keys=True)
+        self.text(MANIFEST, manifest)
+        self.tags({COMPLETE: sha256(manifest.encode()).hexdigest()})
+        self.store.client.set_terminated(self.run_id, "FINISHED")
+
+    def abandon(self, status: str, reason: str) -> None:
+        """End without a result, keeping what was logged."""
+        try:
+            self.flush()
+            self.tags({"papertrail.failure": reason[:TAG_LIMIT]})
+            self.store.client.set_terminated(self.run_id, status)
+        except MlflowException as error:  # the cause that ends the run matters more than this one
+            lost = f"{len(self._buffer)} metrics unsent"
+            progress_.say(f"{self.run_id}: could not be marked {status} ({error}); {lost}")
+
+
+_OPEN: ContextVar[Run | None] = ContextVar("open run", default=None)
+
+
+def current() -> Run | None:
+    """The innermost open run of this context."""
+    return _OPEN.get()
+
+
+def run() -> Run:
+    """The open run; an error of ours if there is none."""
+    found = _OPEN.get()
+    assert found is not None, "no open run: a verb is called through require"
+    return found
+
+
+def metrics(values: Mapping[str, float], step: int = 0) -> None:
+    """Log finite or NaN numbers to the open run."""
+    run().metrics(values, step)
+
+
+def progress(done: float) -> None:
+    """The share of the open run's work that is done, 0..1; the ETA follows from it."""
+    run().progress(done)
+
+
+def tags(values: Mapping[str, str]) -> None:
+    """Tag the open run."""
+    run().tags(values)
+
+
+def json_result(name: str, tree: Mapping[str, Any]) -> None:
+    """Log `results/NAME.json`."""
+    run().text(f"results/{name}.json", json.dumps(tree, indent=1, sort_keys=True, allow_nan=False))
+
+
+def parquet(name: str, table: "pd.DataFrame") -> None:
+    """Log `samples/NAME.parquet`: one row per example, the raw material of paired tests."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / f"{name}.parquet"
+        table.to_parquet(path, index=False)
+        run().artifact(path, "samples")
+
+
+def figure(name: str, drawing: "Figure") -> None:
+    """Log `figures/NAME.png`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / f"{name}.png"
+        drawing.savefig(path, dpi=150)
+        run().artifact(path, "figures")
+
+
+def gate(name: str, passed: bool, sentence: str) -> None:
+    """A control of the experiment on itself: a run that failed one is refused by tables."""
+    run().gate(name, passed, sentence)
+
+
+def artifact(path: Path, under: str = "") -> None:
+    """Log one file of this machine under the artifact folder `under`."""
+    run().artifact(path, under)
+
+
+def artifacts(folder: Path, under: str) -> None:
+    """Log every file of a local folder, keeping its tree, under the artifact folder `under`."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        inner = path.parent.relative_to(folder).as_posix()
+        run().artifact(path, under if inner == "." else f"{under}/{inner}")
+
+
+def dataset(name: str, digest: str, source: str, context: str) -> None:
+    """Log that the open run read the dataset `name`, whose content has this digest."""
+    # 36 and 500 characters are what the store's columns hold.
+    entity = Dataset(name[:500], digest[:36], "papertrail", json.dumps({"uri": source}))
+    used_as = InputTag("mlflow.data.context", context)
+    run().store.client.log_inputs(run().run_id, [DatasetInput(entity, [used_as])])
+
+
+def describe(note: str) -> None:
+    """The paragraph for people at the top of the run's page."""
+    tags({"mlflow.note.content": note})
+
+
+@contextmanager
+def opened(
+    store: Store, experiment: Experiment, config: Any, identity: Identity, run_id: str, fresh: bool
+) -> Iterator[Run]:
+    """`run_id` as the open run while the block lasts; how the block ends decides its status."""
+    client = store.client
+    seen = {} if fresh else {m.key: m.step for m in client.get_run(run_id).data._metric_objs}
+    if not fresh:
+        client.update_run(run_id, status="RUNNING")
+    active = Run(store, run_id, identity, seen)
+    token = _OPEN.set(active)
+    try:
+        with signals_raise(), _system_metrics(active):
+            _introduce(active, experiment, config)
+            yield active
+            active.complete()
+    except BaseException as error:
+        # Every way out that is not the end: the run must never read as usable.
+        active.abandon(*_ending(error))
+        raise
+    finally:
+        _OPEN.reset(token)
+
+
+def _introduce(active: Run, experiment: Experiment, config: Any) -> None:
+    """What every run carries from its first second (design section 4)."""
+    tree = canonical(config)
+    params = [Param(f"cfg.{k}", _param(v)) for k, v in flat(tree).items()]
+    for start in range(0, len(params), PARAM_BATCH):
+        batch = params[start : start + PARAM_BATCH]
+        active.store.client.log_batch(active.run_id, params=batch)
+    active.tags(
+        {
+            "papertrail.experiment": experiment.name,
+            "papertrail.study": experiment.study,
+            "papertrail.identity": active.identity.digest,
+            "papertrail.revision": str(experiment.revision),
+            "papertrail.seed": str(tree.get("seed", "")),
+            "papertrail.git": commit(),
+            "papertrail.data": dumps(active.identity.form["data"]),
+            "papertrail.owner": str(Owner.current()),
+        }
+    )
+    active.text("config.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
+    active.text(QUESTION, dumps(active.identity.form))
+
+
+def _param(value: Any) -> str:
+    """Text of a param; a long one is shortened visibly (the whole stands in config.yaml)."""
+    text = value if isinstance(value, str) else dumps(value)
+    if len(text) <= PARAM_LIMIT:
+        return text
+    digest = sha256(text.encode()).hexdigest()[:12]
+    return f"{text[: PARAM_LIMIT - 100]}... ({len(text)} characters, sha256 {digest})"
+
+
+def _ending(error: BaseException) -> tuple[str, str]:
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        return "KILLED", str(error) or "stopped by SIGINT"
+    return "FAILED", f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _system_metrics(active: Run) -> Iterator[None]:
+    """CPU, memory, disk and GPU of runs that last longer than a minute: the first sample logged
+    averages six of ten seconds each."""
+    monitor = SystemMetricsMonitor(
+        active.run_id,
+        sampling_interval=10,
+        samples_before_logging=6,
+        resume_logging=True,
+        tracking_uri=active.store.uri,
+    )
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        hasher = sha256()
+        while chunk := file.read(1 << 20):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def commit() -> str:
+    """Commit of the code, marked where the tree has uncommitted changes; empty outside git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()

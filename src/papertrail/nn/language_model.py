@@ -1,0 +1,218 @@
+"""A causal language model under Lightning: next-token cross entropy, and its optimizer.
+
+Axes: B windows, T tokens.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedModel,
+)
+
+from papertrail.core.errors import BadInput
+from papertrail.nn.nonnegative import free_parameters
+from papertrail.nn.scoring import head_nll
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The size of a model that is trained from scratch."""
+
+    layers: int
+    width: int
+    heads: int
+    context: int
+    """Longest window, in tokens."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise BadInput(
+                f"width: no multiple of heads ({self.width} / {self.heads}); "
+                f"try {max(1, self.width // self.heads) * self.heads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """AdamW with a linear warmup and a linear decay to zero."""
+
+    lr: float
+    free_lr: float
+    """Of V in W = softplus(V). A step of V changes a small W by that fraction of itself, so V wants
+    a much larger one than the weights beside it."""
+    weight_decay: float
+    """Of matrices that are neither embeddings nor V: decay would pull V to 0, so W up to ln 2."""
+    warmup_fraction: float
+    """Of all optimizer steps."""
+    betas: tuple[float, float] = (0.9, 0.95)
+
+
+def from_shape(shape: Shape, vocab_size: int, seed: int) -> GPTNeoXForCausalLM:
+    """A Pythia-style GPT-NeoX with random weights; the global random state stays as it was.
+
+    Weights start at std sqrt(2 / 5D) (Nguyen and Salazar 2019, as Pythia does).
+    """
+    config = GPTNeoXConfig(
+        vocab_size=vocab_size,
+        hidden_size=shape.width,
+        intermediate_size=4 * shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        max_position_embeddings=shape.context,
+        initializer_range=(2 / (5 * shape.width)) ** 0.5,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+    )
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
+        torch.default_generator.manual_seed(seed)
+        return GPTNeoXForCausalLM(config)
+
+
+def from_pretrained(name: str, revision: str = "main") -> PreTrainedModel:
+    """A causal LM by hub id or local folder, in float32 whatever its checkpoint is stored in.
+
+    Master weights are float32; lower precision is the Trainer's autocast. Raises BadInput if there
+    is no such model.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=torch.float32
+        )
+    except OSError as error:
+        advice = "give a folder with config.json and weights, or a hub id that this host can reach"
+        raise BadInput(f"model: not found ({name}); {advice}") from error
+    return model
+
+
+def build(name: str, shape: Shape, vocab_size: int, seed: int) -> PreTrainedModel:
+    """`nano`: a new model of `shape`; anything else: a hub id or local folder, `shape` unused.
+
+    Raises BadInput for a pretrained model with fewer embeddings than the tokenizer has tokens.
+    """
+    if name == "nano":
+        return from_shape(shape, vocab_size, seed)
+    model = from_pretrained(name)
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding), type(embeddings).__name__
+    rows = embeddings.num_embeddings
+    if rows < vocab_size:
+        raise BadInput(
+            f"model: {Path(name).name} has {rows} embeddings, the tokenizer {vocab_size} tokens; "
+            f"use the tokenizer that belongs to the model"
+        )
+    return model
+
+
+class LanguageModel(L.LightningModule):
+    """Trains the model that it holds on windows of token ids; clipping and precision: Trainer."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        optimization: Optimization,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimization = optimization
+        if gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        self._val_nll = torch.zeros((), dtype=torch.float64)
+        self._val_tokens = 0
+
+    def nll(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
+        """Mean NLL in nats of the T - 1 tokens that have a token before them."""
+        hidden = self.model.base_model(ids[:, :-1], use_cache=False).last_hidden_state
+        return head_nll(self.model, hidden.flatten(0, 1), ids[:, 1:].flatten()).mean()
+
+    def on_fit_start(self) -> None:
+        # from_pretrained leaves a model in eval mode, and Lightning keeps modes as it finds them
+        self.model.train()
+
+    def training_step(self, ids: Int[Tensor, "B T"], _: int) -> Tensor:
+        loss = self.nll(ids)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._val_nll = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._val_tokens = 0
+
+    def validation_step(self, ids: Int[Tensor, "B T"], _: int) -> None:
+        num_scored = ids.shape[0] * (ids.shape[1] - 1)
+        self._val_nll += self.nll(ids).double() * num_scored
+        self._val_tokens += num_scored
+
+    def on_validation_epoch_end(self) -> None:
+        tokens = torch.tensor(self._val_tokens, dtype=torch.float64, device=self.device)
+        nll, tokens = (
+            self.trainer.strategy.reduce(part, reduce_op="sum") for part in (self._val_nll, tokens)
+        )
+        # reduced over processes already; sync_dist is then the identity
+        self.log("val/loss", nll / tokens, prog_bar=True, sync_dist=True)
+        self.log("val/perplexity", (nll / tokens).exp(), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer = AdamW(
+            parameter_groups(self.model, self.optimization),
+            betas=self.optimization.betas,
+            fused=True,
+        )
+        schedule = LambdaLR(
+            optimizer, lambda step: warmup_decay(step, steps, self.optimization.warmup_fraction)
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def parameter_groups(model: nn.Module, optimization: Optimization) -> list[dict[str, Any]]:
+    """Three groups: decayed, not decayed (biases, LayerNorm, embeddings), and V.
+
+    Embedding rows are seen at the rate of their token: decay would shrink the rare ones to nothing.
+    """
+    free = free_parameters(model)
+    embeddings = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+    }
+    others = {name: p for name, p in model.named_parameters() if name not in free}
+    decayed = {name for name, p in others.items() if p.ndim >= 2 and name not in embeddings}
+    groups = [
+        {
+            "params": [p for name, p in others.items() if name in decayed],
+            "lr": optimization.lr,
+            "weight_decay": optimization.weight_decay,
+        },
+        {
+            "params": [p for name, p in others.items() if name not in decayed],
+            "lr": optimization.lr,
+            "weight_decay": 0.0,
+        },
+        {"params": list(free.values()), "lr": optimization.free_lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def warmup_decay(step: int, steps: int, warmup_fraction: float) -> float:
+    """Fraction of the peak learning rate in optimizer step `step` of `steps`, from 0.
+
+    The first step already moves and the last still does: neither end wastes a step at zero.
+    """
+    warmup = round(steps * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return max(0, steps - step) / max(1, steps - warmup)
