@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
+from random import Random
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
@@ -41,8 +42,9 @@ VOCAB = 16_384
 
 
 def corpus() -> tuple[PreTrainedTokenizerFast, list[str]]:
-    """A BPE trained on 6 MB of enwik8, and its first documents up to NUM_TOKENS."""
+    """A BPE trained on 6 MB of enwik8, and a random sample of its articles of NUM_TOKENS."""
     texts = list(documents("enwik8", 6, "main"))
+    Random(0).shuffle(texts)
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
         texts, vocab_size=VOCAB, special_tokens=["<|endoftext|>"], show_progress=False

@@ -6,6 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
+import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,3 +34,22 @@ def store_uri(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     yield uri
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a megabyte of real text that is on every machine: sources of the standard library."""
+    folder = Path(argparse.__file__).parent
+    names = ("argparse", "ast", "bdb", "calendar", "cgi", "configparser", "csv", "datetime")
+    more = ("difflib", "doctest", "enum", "fractions", "functools", "heapq", "inspect", "locale")
+    sources = [folder / f"{name}.py" for name in (*names, *more)]
+    path = tmp_path_factory.mktemp("text") / "library.txt"
+    texts = [source.read_text(encoding="utf-8") for source in sources if source.exists()]
+    path.write_text("\n\n".join(texts), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smoke(text_file: Path) -> list[str]:
+    """Options of the smoke scale on that text."""
+    return ["--scale=smoke", f"--data.text={text_file}"]

@@ -10,7 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from papertrail.attacks import gates
 from papertrail.attacks.candidates import (
@@ -27,7 +34,12 @@ from papertrail.attacks.gcg import gcg
 from papertrail.attacks.module import AttackModule, AttackSettings, text_loader
 from papertrail.attacks.objectives import fixed_targets, paper_compat, spans
 from papertrail.attacks.prefix import Work, know, linearise
-from papertrail.attacks.sampling import distinct, text_generators
+from papertrail.attacks.sampling import (
+    Seen,
+    distinct,
+    random_replacements,
+    text_generators,
+)
 from papertrail.attacks.search import hotflip, query_search
 from papertrail.attacks.success import successes
 from papertrail.attacks.tokens import banned_ids, round_trips
@@ -50,6 +62,10 @@ def tiny(seed=0, architecture="neox"):
     }
     if architecture == "llama":
         return LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2)).eval()
+    if architecture == "sliding":
+        return MistralForCausalLM(
+            MistralConfig(**shape, num_key_value_heads=2, sliding_window=32)
+        ).eval()
     return GPTNeoXForCausalLM(GPTNeoXConfig(**shape)).eval()
 
 
@@ -363,19 +379,18 @@ def test_a_beam_equals_greedy_at_one_flip_and_with_everything_evaluated_wins_at_
     assert (beam.losses[:, 2] >= greedy.losses[:, 2]).all()
 
 
-def test_a_beam_evaluates_no_state_twice(model):
-    seen = []
+def test_a_beam_evaluates_no_state_twice():
+    # A sliding window cannot share prefixes, so every evaluation shows its whole text.
+    model, seen, ids = tiny(architecture="sliding"), [], texts(2, 8)
 
     def note(_module, args):
-        seen.extend(map(tuple, args[0].tolist()))
+        if args[0].shape[1] == 7:  # the last token is an input of gradients only
+            seen.extend(map(tuple, args[0].tolist()))
 
-    hook = model.base_model.embed_in.register_forward_pre_hook(note)
-    ids = texts(1, 8)
-    # The protocol with attackable position 0 runs whole texts when that is replaced.
-    task = spans(ids, range(1), range(4, 8), direction="max")
-    curve = hotflip(model, task, flips=3, top_k=5, beam=4)
+    hook = model.base_model.embed_tokens.register_forward_pre_hook(note)
+    curve = hotflip(model, fixed_targets(ids), flips=3, top_k=5, beam=4)
     hook.remove()
-    assert len(seen) == len(set(seen)) == int(curve.evaluations[0, -1])
+    assert len(seen) == len(set(seen)) == int(curve.evaluations[:, -1].sum()) > 40
 
 
 def test_both_searches_get_the_same_number_of_distinct_evaluations(model):
@@ -397,6 +412,46 @@ def test_a_text_with_fewer_positions_than_flips_stays_where_it_got(model):
     ):
         assert (curve.ids[0, 1:] == curve.ids[0, 1]).all()
         assert (curve.ids[0] != task.ids[0]).sum(-1).max() <= 1
+
+
+@pytest.mark.parametrize("search", [hotflip, query_search])
+def test_texts_of_different_lengths_do_not_disturb_each_other(model, search):
+    # Some texts stay while only shorter ones move on: one candidate per flip often does not help.
+    ids, lengths = texts(8), torch.tensor([LENGTH, 5, 8, 6, 9, 12, 7, 10])
+    together = search(model, fixed_targets(ids, lengths), flips=4, top_k=1)
+    kept = (together.losses.diff(dim=1) == 0).any(0) & (together.losses.diff(dim=1) > 0).any(0)
+    assert kept.any()
+    for b, length in enumerate(lengths.tolist()):
+        task = fixed_targets(ids[b : b + 1, :length])
+        options = {} if search is hotflip else {"texts": [b]}
+        alone = search(model, task, flips=4, top_k=1, **options)
+        assert torch.equal(alone.ids, together.ids[b : b + 1, :, :length])
+        torch.testing.assert_close(alone.losses[0], together.losses[b], rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_looked_at_twice():
+    ids = texts(2, 8)
+    seen, text = Seen(ids), torch.arange(2)
+
+    def looked_at(*triples, at_most=9):
+        found = seen.unseen(Candidates(*torch.tensor(triples).T), text, ids, at_most)
+        return list(zip(found.state.tolist(), found.position.tolist(), found.token.tolist()))  # noqa: B905
+
+    assert looked_at((0, 1, 0), (0, 1, 0), (1, 1, 0)) == [(0, 1, 0), (1, 1, 0)]
+    clean = (0, 2, int(ids[0, 2]))
+    assert looked_at((0, 1, 0), clean, (0, 2, 1), (0, 3, 1), at_most=1) == [(0, 2, 1)]
+    assert looked_at((0, 2, 1), (0, 3, 1)) == [(0, 3, 1)]
+
+
+@given(st.integers(1, 12), st.integers(0, 20))
+def test_random_replacements_are_as_many_as_asked_for_while_there_are_any(count, seed):
+    ids, allowed = torch.tensor([[0, 1, 2, 0, 3]]), torch.tensor([0, 1, 2, 3])
+    places = torch.tensor([[False, True, True, True, True]])
+    found = random_replacements(ids, places, allowed, count, text_generators(seed, [0]))
+    pairs = list(zip(found.position[0].tolist(), found.token[0].tolist(), strict=True))
+    assert found.valid.all()
+    assert len(set(pairs)) == count  # 4 places x 3 other tokens
+    assert all(places[0, p] and ids[0, p] != v for p, v in pairs)
 
 
 def test_draws_belong_to_the_text_and_the_seed_not_to_the_batch(model):
@@ -546,6 +601,9 @@ def test_a_success_has_three_definitions():
     assert found["perplexity"].tolist() == [False, True, True, True, True]
     assert found["relative"].tolist() == [False, False, False, True, False]
     assert found["absolute"].tolist() == [False, False, False, False, True]
+    lower = successes(clean, clean + rise, num, relative_rise=0.05, absolute_rise=0.1)
+    assert lower["relative"].tolist() == [False, True, True, True, True]
+    assert lower["absolute"].tolist() == [False, True, True, True, True]
 
 
 @given(st.floats(0.1, 100), st.floats(0, 100), st.integers(1, 50))
@@ -583,6 +641,13 @@ def test_gates_fail_on_what_a_broken_attack_shows():
 # The Lightning loop
 
 
+def quiet_lightning(test):
+    """Lightning 2.6 under torch 2.13, and its advice on worker processes."""
+    for message in ("The 'test_dataloader' does not have many workers", "`isinstance.treespec"):
+        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
+    return test
+
+
 def run(model, settings, ids, attacked=None, tokenizer=None, batch_size=2):
     module = AttackModule(model, settings, banned=some_banned(), tokenizer=tokenizer)
     trainer = L.Trainer(
@@ -597,7 +662,7 @@ def run(model, settings, ids, attacked=None, tokenizer=None, batch_size=2):
     return module
 
 
-@pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
+@quiet_lightning
 def test_the_trainer_gives_the_records_of_the_bare_search(tokenizer):
     ids, model = texts(3), tiny()
     module = run(model, AttackSettings(flips=2, top_k=4), ids, tokenizer=tokenizer)
@@ -613,7 +678,7 @@ def test_the_trainer_gives_the_records_of_the_bare_search(tokenizer):
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
+@quiet_lightning
 def test_replaying_another_models_attack_gives_its_losses_on_this_one():
     ids, other = texts(3), tiny(seed=4)
     crafted = run(tiny(), AttackSettings(flips=2, top_k=4), ids).adversarial_ids()
@@ -622,7 +687,7 @@ def test_replaying_another_models_attack_gives_its_losses_on_this_one():
     assert records["attacked_nll"].to_numpy() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
+@quiet_lightning
 @pytest.mark.parametrize("method", ["query", "random", "one_shot"])
 def test_controls_give_the_same_records_whatever_the_batch(method):
     settings = AttackSettings(method=method, flips=2, top_k=4, draws=2, seed=3)
@@ -649,8 +714,8 @@ def test_nanogcg_computes_the_loss_that_we_compute(tokenizer):
     ).eval()  # fmt: skip
     before, optim, target = "the theory ", "thing", " of they"
     config = GCGConfig(
-        num_steps=2, optim_str_init=optim, search_width=8, topk=8, use_prefix_cache=False,
-        allow_non_ascii=True, filter_ids=False, seed=0,
+        num_steps=1, optim_str_init=optim, search_width=64, topk=64, use_prefix_cache=False,
+        allow_non_ascii=True, filter_ids=True, seed=0,
     )  # fmt: skip
     result = GCG(model, tokenizer, config).run(before + "{optim_str}", target)
     torch.use_deterministic_algorithms(False)
@@ -659,6 +724,4 @@ def test_nanogcg_computes_the_loss_that_we_compute(tokenizer):
     ids = torch.tensor([list(itertools.chain(*parts))])
     task = spans(ids, range(*lengths[1:3]), range(*lengths[2:4]))
     ours = evaluate_ids(model, task, ids[:, None]) / task.num_scored
-    if len(parts[1]) != len(tokenizer(optim)["input_ids"]):
-        pytest.skip("the string nanogcg reports encodes to other ids than it optimised")
     assert float(ours) == pytest.approx(result.best_loss, abs=1e-4)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 from transformers import AutoTokenizer
@@ -266,6 +266,26 @@ def test_any_nesting_of_marks_is_stripped_without_an_error(markup):
     enwik8.plain(markup)
 
 
+def page(title: str, text: str) -> str:
+    revision = f'<id>1</id><text xml:space="preserve">{text}</text>'
+    return f"<page><title>{title}</title>{revision}</page>\n"
+
+
+def test_only_whole_articles_of_some_length_are_kept_of_a_dump():
+    body = "&lt;b&gt;word&lt;/b&gt; &amp;mdash; " * 100
+    dump = (
+        page("Wikipedia:Rules", body)
+        + page("User talk:Someone", body)
+        + page("Old name", "#REDIRECT [[New name]] " + body)
+        + page("Short", "a" * 599)
+        + page("Long enough", "b" * 600)
+        + page("Batman: Year One", body)
+        + "<page><title>No text</title></page>\n"
+        + page("Last", body)[:-20]
+    )
+    assert list(enwik8.articles_of(dump)) == ["b" * 600, ("word — " * 100).strip()]
+
+
 def test_enwik8_gives_clean_articles_only():
     cache = Path(os.environ.get("PAPERTRAIL_CACHE") or "~/.cache/papertrail").expanduser()
     try:
@@ -349,6 +369,7 @@ def tokenizer(corpus: Corpus):
 
 
 @given(UNICODE)
+@example("spaces , before marks . don 't  move\r\n")
 @slow_fixtures
 def test_any_text_survives_encoding_and_decoding(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
@@ -595,9 +616,9 @@ def test_options_are_known_without_loading_torch_or_mlflow():
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_a_run_of_the_corpus_experiment_holds_the_corpus(tmp_path, data, corpus):
-    store = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    run = require(CORPUS, CorpusConfig(data=data), store=store)
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")  # MLflow's own
+def test_a_run_of_the_corpus_experiment_holds_the_corpus(store_uri, data, corpus):
+    run = require(CORPUS, CorpusConfig(data=data), store=connect(store_uri))
     assert (
         Corpus.open(run.artifact("corpus")).card == corpus.card == CorpusCard(**run.json("corpus"))
     )

@@ -35,7 +35,13 @@ class Config:
 
 
 def experiment(**changes: Any) -> Experiment:
-    base = {"name": "e", "study": "s", "schema": Config, "verb": "m:f", "infrastructure": ("device",)}
+    base = {
+        "name": "e",
+        "study": "s",
+        "schema": Config,
+        "verb": "m:f",
+        "infrastructure": ("device",),
+    }
     return Experiment(**(base | changes))
 
 
@@ -45,7 +51,10 @@ def digest(config: Any = None, **changes: Any) -> str:
 
 def test_golden_identities_do_not_move():
     assert digest() == "e225bbc449c64c41cc25"
-    assert digest(Config(name="é", inner=Inner(lr=3e-4), free={"b": 1.0, "a": -0.0})) == "4d7c3c4f6c28a137de3d"
+    assert (
+        digest(Config(name="é", inner=Inner(lr=3e-4), free={"b": 1.0, "a": -0.0}))
+        == "4d7c3c4f6c28a137de3d"
+    )
 
 
 def test_identity_is_the_same_under_every_hash_seed():
@@ -68,7 +77,7 @@ def test_an_option_that_says_where_or_how_fast_is_no_part_of_it():
 
 
 def test_an_excluded_path_that_does_not_exist_is_our_error():
-    with pytest.raises(AssertionError, match="no option inner.device"):
+    with pytest.raises(AssertionError, match=r"no option inner\.device"):
         digest(infrastructure=("inner.device",))
 
 

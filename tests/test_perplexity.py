@@ -6,7 +6,7 @@ import lightning as L
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
@@ -76,12 +76,14 @@ lengths = st.integers(0, 70)
 spans = st.integers(1, 20).flatmap(lambda w: st.tuples(st.just(w), st.integers(1, w)))
 
 
+@settings(deadline=None)  # a loaded machine is slow, not wrong
 @given(lengths, spans)
 def test_every_token_is_scored_exactly_once_and_in_order(num_tokens, span):
     scored = [t for w in windows(num_tokens, *span) for t in range(w.first_scored, w.end)]
     assert scored == list(range(1, num_tokens + 1))
 
 
+@settings(deadline=None)  # a loaded machine is slow, not wrong
 @given(lengths, spans)
 def test_a_window_never_feeds_more_than_the_model_reads_and_always_some_context(num_tokens, span):
     window, stride = span
@@ -93,6 +95,7 @@ def test_a_window_never_feeds_more_than_the_model_reads_and_always_some_context(
             assert w.end - 1 - w.begin == window
 
 
+@settings(deadline=None)  # a loaded machine is slow, not wrong
 @given(lengths, spans)
 def test_windows_are_those_of_lm_evaluation_harness(num_tokens, span):
     utils = pytest.importorskip("lm_eval.utils")
@@ -225,6 +228,18 @@ def test_token_nll_is_the_loss_of_transformers_token_by_token(model):
         theirs = model(ids, labels=labels).loss
     assert ours.shape == (11 * 32 + 19,)  # more than one chunk of logits
     torch.testing.assert_close(ours.mean(), theirs)
+
+
+def test_embeddings_stand_in_for_ids_and_carry_gradients_to_what_is_read(model):
+    ids = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
+    scored = torch.zeros_like(ids, dtype=torch.bool)
+    scored[:, 3:6] = True
+    embeds = model.get_input_embeddings()(ids).detach().requires_grad_()
+    nll = span_nll(model, ids, scored, embeds)
+    torch.testing.assert_close(nll, span_nll(model, ids, scored))
+    (gradient,) = torch.autograd.grad(nll.sum(), embeds)
+    read = gradient.abs().sum((0, 2)) > 0
+    assert read.tolist() == [True] * 5 + [False] * 4
 
 
 @pytest.mark.parametrize("stride", [0, 17])

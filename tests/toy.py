@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 
 from papertrail.core.experiment import Experiment, Question
 
@@ -78,6 +78,11 @@ DOUBLE = Experiment(
     infrastructure=("device",),
     upstream=lambda config: {"toy": Question(TOY, config)},
 )
+
+EchoConfig = make_dataclass(
+    "EchoConfig", [(f"t{n:02d}", str, "") for n in range(18)], frozen=True, kw_only=True
+)
+ECHO = Experiment(name="echo", study="toys", schema=EchoConfig, verb="toy:toy")
 
 if __name__ == "__main__":
     from papertrail.core.cli import launch

@@ -157,17 +157,17 @@ def exact_losses(
     first = _first_changed(objective, state, position) if shared else torch.zeros_like(position)
     order = first.argsort(stable=True)
     distinct = Candidates(state[order], position[order], token[order])
-    starts, end = first[order].tolist(), objective.end
+    starts, end = first[order].tolist(), ids.shape[1]
 
     @torch.no_grad()
     def compute(part: slice) -> Tensor:
         some, start = distinct[part], starts[part.start]
         perturbed, scored = some.applied_to(ids), objective.scored[some.state]
         if known is None or known.prefix is None or start == 0:
-            return suffix_nll(model, perturbed, scored, 0, end, None)
+            return suffix_nll(model, perturbed, scored, 0, None)
         cache = known.prefix.cache(some.state, start)
         unchanged = known.token_nll[some.state, : start + 1].sum(1)
-        return unchanged + suffix_nll(model, perturbed, scored, start, end, cache)
+        return unchanged + suffix_nll(model, perturbed, scored, start, cache)
 
     losses = torch.cat(work.in_chunks([end - start for start in starts], compute))
     return torch.empty_like(losses).scatter_(0, order, losses)[inverse]
@@ -189,10 +189,9 @@ def evaluate_ids(
     @torch.no_grad()
     def compute(part: slice) -> Tensor:
         some = distinct[part]
-        scored = objective.scored[some[:, 0], : objective.end]
-        return span_nll(model, some[:, 1 : objective.end + 1], scored)
+        return span_nll(model, some[:, 1:], objective.scored[some[:, 0]])
 
-    costs = [objective.end] * len(distinct)
+    costs = [ids.shape[2]] * len(distinct)
     return torch.cat(work.in_chunks(costs, compute))[inverse].view(num_texts, num_versions)
 
 

@@ -26,6 +26,9 @@ from papertrail.attacks.objectives import Objective
 from papertrail.attacks.prefix import Work, linearise
 from papertrail.attacks.sampling import Seen, distinct, text_generators
 
+# Candidates sampled for each of `width` where some may not survive, so that `width` are evaluated.
+_SPARE = 2
+
 Survives = Callable[[Int[Tensor, "N T"]], Bool[Tensor, " N"]]
 
 
@@ -58,9 +61,9 @@ def gcg(
     """Move `steps` times to the best of `width` sampled replacements, better than before or not.
 
     Sampled without repeats from the `top_k` first-order best tokens of every attackable position.
-    `survives` tells which candidate texts may be used (for example by `tokens.round_trips`); a
-    step at which none may leaves the text as it is. All texts need equally many attackable
-    positions.
+    `survives` tells which candidate texts may be used (for example by `tokens.round_trips`):
+    others are replaced by spares before anything is evaluated, up to as many again; a step at
+    which none may leaves the text as it is. All texts need equally many attackable positions.
     """
     work, table = work or Work(), embedding_table(model)
     generators = text_generators(seed, texts or range(len(objective.ids)))
@@ -72,10 +75,11 @@ def gcg(
         known, gradient = linearise(model, objective, ids[-1], work)
         history = history or [known.losses]
         ranked = _best_tokens(gradient, table, objective, ids[-1], banned, top_k)
-        candidates = _sampled(ranked, width, generators)
-        candidates = seen.unseen(candidates, text, ids[-1])
+        spare = 1 if survives is None else _SPARE
+        candidates = _sampled(ranked, spare * width, generators)
         if survives is not None:
             candidates = candidates[survives(candidates.applied_to(ids[-1]))]
+        candidates = seen.unseen(candidates, text, ids[-1], width)
         losses = exact_losses(model, objective, ids[-1], candidates, known, work)
         evaluations += candidates.state.bincount(minlength=len(text))
         leaders = _leaders(objective.sign * losses, candidates.state)

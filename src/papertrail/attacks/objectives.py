@@ -36,11 +36,6 @@ class Objective:
         return 1.0 if self.direction == "max" else -1.0
 
     @property
-    def end(self) -> int:
-        """One past the last scored token of any text: nothing behind it needs a forward pass."""
-        return int(self.scored.any(0).nonzero().max()) + 1
-
-    @property
     def num_scored(self) -> Int[Tensor, " B"]:
         """Scored tokens per text."""
         return self.scored.sum(1)

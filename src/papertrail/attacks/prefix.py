@@ -87,9 +87,9 @@ def know(model: Any, objective: Objective, ids: Int[Tensor, "S T"], work: Work) 
 
     @torch.no_grad()
     def compute(part: slice) -> Known:
-        return _forward(model, objective.scored[part], ids[part], None, objective.end)
+        return _forward(model, objective.scored[part], ids[part], None)
 
-    return _joined(work.in_chunks([objective.end] * len(ids), compute))
+    return _joined(work.in_chunks([ids.shape[1]] * len(ids), compute))
 
 
 def linearise(
@@ -106,12 +106,12 @@ def linearise(
     def compute(part: slice) -> tuple[Known, Tensor]:
         embeds = embedding(ids[part]).detach()
         embeds = embeds.to(at_least_fp32(embeds.dtype)).requires_grad_()
-        known = _forward(model, objective.scored[part], ids[part], embeds, objective.end)
+        known = _forward(model, objective.scored[part], ids[part], embeds)
         (gradient,) = torch.autograd.grad(known.token_nll.sum(), embeds)
         return _detached(known), gradient
 
     # The backward pass keeps activations, about four times the memory of a forward pass.
-    parts = work.in_chunks([4 * objective.end] * len(ids), compute)
+    parts = work.in_chunks([4 * ids.shape[1]] * len(ids), compute)
     gradient = torch.cat([g for _, g in parts])
     assert gradient.isfinite().all(), "the gradient of the loss is not finite"
     return _joined([known for known, _ in parts]), gradient
@@ -122,14 +122,13 @@ def suffix_nll(
     ids: Int[Tensor, "N T"],
     scored: Bool[Tensor, "N T"],
     first: int,
-    end: int,
     cache: DynamicCache | None,
 ) -> Float[Tensor, " N"]:
     """Summed NLL of the scored tokens behind position `first`, given a cache of all before it."""
     hidden = model.base_model(
-        input_ids=ids[:, first : end - 1], past_key_values=cache, use_cache=cache is not None
+        input_ids=ids[:, first:-1], past_key_values=cache, use_cache=cache is not None
     ).last_hidden_state
-    return _scatter_nll(model, hidden, ids, scored, first, end).sum(1)
+    return _scatter_nll(model, hidden, ids, scored, first).sum(1)
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
@@ -162,25 +161,23 @@ def splice_known(old: Known, source: Tensor, fresh: Known, is_fresh: Tensor) -> 
     return Known(join(old.ids, fresh.ids), join(old.token_nll, fresh.token_nll), prefix)
 
 
-def _forward(model: Any, scored: Tensor, ids: Tensor, embeds: Tensor | None, end: int) -> Known:
+def _forward(model: Any, scored: Tensor, ids: Tensor, embeds: Tensor | None) -> Known:
     if embeds is None:
-        inputs = {"input_ids": ids[:, : end - 1]}
+        inputs = {"input_ids": ids[:, :-1]}
     else:
         dtype = model.get_input_embeddings().weight.dtype
-        inputs = {"inputs_embeds": embeds[:, : end - 1].to(dtype)}
+        inputs = {"inputs_embeds": embeds[:, :-1].to(dtype)}
     out = model.base_model(**inputs, use_cache=True)
-    token_nll = _scatter_nll(model, out.last_hidden_state, ids, scored, 0, end)
+    token_nll = _scatter_nll(model, out.last_hidden_state, ids, scored, 0)
     return Known(ids, token_nll, _prefix(out.past_key_values))
 
 
-def _scatter_nll(
-    model: Any, hidden: Tensor, ids: Tensor, scored: Tensor, first: int, end: int
-) -> Tensor:
-    """(N, T) NLLs, 0 where not scored or not behind `first`; `hidden` covers first .. end - 2."""
-    wanted = scored[:, first + 1 : end]  # position t predicts token t + 1
-    nll = _head_nll(model, hidden[wanted], ids[:, first + 1 : end][wanted])
+def _scatter_nll(model: Any, hidden: Tensor, ids: Tensor, scored: Tensor, first: int) -> Tensor:
+    """(N, T) NLLs, 0 where not scored or not behind `first`; `hidden` covers first .. T - 2."""
+    wanted = scored[:, first + 1 :]  # position t predicts token t + 1
+    nll = _head_nll(model, hidden[wanted], ids[:, first + 1 :][wanted])
     behind = nll.new_zeros(wanted.shape).masked_scatter(wanted, nll)
-    return F.pad(behind, (first + 1, ids.shape[1] - end))
+    return F.pad(behind, (first + 1, 0))
 
 
 def _head_nll(model: Any, states: Tensor, targets: Tensor) -> Tensor:

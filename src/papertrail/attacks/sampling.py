@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from papertrail.attacks.candidates import Candidates, Ranked
+from papertrail.attacks.candidates import Candidates, Ranked, rank_within
 
 
 def text_generators(seed: int, texts: Sequence[int]) -> list[torch.Generator]:
@@ -80,9 +80,16 @@ class Seen:
         self.hashes = self._hash(torch.arange(len(ids), device=ids.device), ids)
 
     def unseen(
-        self, candidates: Candidates, text: Int[Tensor, " S"], ids: Int[Tensor, "S T"]
+        self,
+        candidates: Candidates,
+        text: Int[Tensor, " S"],
+        ids: Int[Tensor, "S T"],
+        at_most: int,
     ) -> Candidates:
-        """The first of each state among `candidates` that was never evaluated; notes them."""
+        """`candidates` (sorted by state) without repeats and what was evaluated; notes the rest.
+
+        The first `at_most` of each state.
+        """
         old = self._hash(text, ids)
         before = ids[candidates.state, candidates.position]
         step = (candidates.token - before) * self.weights[candidates.position]
@@ -90,7 +97,8 @@ class Seen:
         order = hashes.argsort(stable=True)
         repeated = torch.zeros_like(order, dtype=torch.bool)
         repeated[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
-        new = ~repeated & ~torch.isin(hashes, self.hashes)
+        new = (~repeated & ~torch.isin(hashes, self.hashes)).nonzero()[:, 0]
+        new = new[rank_within(candidates.state[new]) < at_most]
         self.hashes = torch.cat([self.hashes, hashes[new]])
         return candidates[new]
 

@@ -127,7 +127,7 @@ def _search(
         gradients.append(gradients[-1] + _per_text(states.text[states.page == 0], text))
         candidates = _page(states, top_k)
         if beam > 1:  # two orders of the same flips are one state; a single line has no such pair
-            candidates = seen.unseen(candidates, states.text, states.known.ids)
+            candidates = seen.unseen(candidates, states.text, states.known.ids, top_k)
         task = objective.rows(states.text)
         measured = exact_losses(model, task, states.known.ids, candidates, states.known, work)
         evaluations.append(evaluations[-1] + _per_text(states.text[candidates.state], text))

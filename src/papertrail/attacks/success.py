@@ -28,9 +28,9 @@ def successes(
 ) -> Mapping[str, Bool[np.ndarray, "*N"]]:
     """Success per text by definition, from NLL sums in nats over the same scored tokens.
 
-    `perplexity`: rise per token > ln(1 + `relative_rise`); `relative`: rise > `relative_rise` of the
-    clean NLL (the published rule: the worse the model, the higher its bar); `absolute`: rise per
-    token > `absolute_rise` nats. All strict, so no change never counts.
+    `perplexity`: rise per token > ln(1 + `relative_rise`); `relative`: rise > `relative_rise` of
+    the clean NLL (the published rule: the worse the model, the higher its bar); `absolute`: rise
+    per token > `absolute_rise` nats. All strict, so no change never counts.
     """
     rise = attacked_nll - clean_nll
     per_token = rise / num_scored_tokens

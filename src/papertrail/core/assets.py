@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import IO
-from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
 
 import requests
@@ -216,7 +216,7 @@ def _links(html: str, base: str) -> dict[str, str]:
         def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
             href = dict(attributes).get("href") if tag == "a" else None
             if href:
-                address = urldefrag(urljoin(base, href)).url
+                address = urljoin(base, href)
                 found[unquote(PurePosixPath(urlsplit(address).path).name)] = address
 
     Anchors().feed(html)

@@ -126,6 +126,11 @@ def _parser(experiment: Experiment) -> ArgumentParser:
     return parser
 
 
+def options_of(experiment: Experiment) -> list[str]:
+    """Dotted names of every option, those of the execution among them."""
+    return _options(_parser(experiment))
+
+
 def _options(parser: ArgumentParser) -> list[str]:
     return list(parser.get_defaults().keys())
 

@@ -47,10 +47,14 @@ class RunLogger(Logger):
 
 
 class Batches:
-    """The batches of a whole training as one epoch, from any step on."""
+    """The batches of a whole training as one epoch, from batch `first` on.
 
-    def __init__(self, batch: Callable[[int], Tensor], num_batches: int) -> None:
-        self._batch, self._num_batches, self._next = batch, num_batches, 0
+    Where to begin is known before the Trainer sees it: Lightning restores a loader's state only if
+    nothing asked for the number of steps earlier, as schedulers do.
+    """
+
+    def __init__(self, batch: Callable[[int], Tensor], num_batches: int, first: int) -> None:
+        self._batch, self._num_batches, self._next = batch, num_batches, first
 
     def __len__(self) -> int:
         return self._num_batches
@@ -68,14 +72,28 @@ class Batches:
 
 
 class Keeper(L.Callback):
-    """Seeds each step, reports progress, checkpoints, and stops between steps when asked to."""
+    """Seeds each step, reports progress, checkpoints, and stops between steps when asked to.
+
+    Lightning hands a step's metrics to the logger after `on_train_batch_end`, where the state is
+    whole. So a checkpoint is written there and gets its name at the next step, when the metrics up
+    to it are in the store: a resumed run repeats no point of the curve and misses none.
+    """
 
     def __init__(self, folder: Path, seed: int, seconds: float, report: progress.Report) -> None:
         self._folder, self._seed, self._seconds = folder, seed, seconds
         self._report = report
         self._saved = self._reported = time.monotonic()
+        self._part: Path | None = None
+
+    def on_train_start(self, *_: Any) -> None:
+        stopping.take_back()
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._part is not None:
+            track.run().flush()
+            commit(self._part)
+            self._part = None
+            stopping.check()
         # A function of the step alone, so that dropout after a resume is what it would have been.
         torch.manual_seed(self._seed * 1_000_003 + trainer.fit_loop.epoch_loop.total_batch_idx)
 
@@ -87,9 +105,8 @@ class Keeper(L.Callback):
             track.progress(done)
             self._reported = now
         if now - self._saved > self._seconds or stopping.requested():
-            save(trainer, self._folder)
+            self._part = write(trainer, self._folder)
             self._saved = now
-        stopping.check()
 
 
 def fit(
@@ -125,8 +142,10 @@ def fit(
             num_sanity_val_steps=0,
             default_root_dir=folder,
         )
-        _train(trainer, module, Batches(batch, num_batches), validation, folder)
-        save(trainer, folder)
+        start = newest_good(folder)
+        first = _step(start) * compute.accumulate if start else 0
+        _train(trainer, module, Batches(batch, num_batches, first), validation, start)
+        commit(write(trainer, folder))
     _keep(folder)
     return trainer
 
@@ -147,15 +166,18 @@ def trainer_options(compute: Compute) -> dict[str, Any]:
     }
 
 
-def save(trainer: L.Trainer, folder: Path) -> Path:
-    """Write a checkpoint under its final name only when it is whole; keep the newest two."""
-    path = folder / f"step-{trainer.global_step:08d}.ckpt"
-    part = path.with_suffix(".part")
+def write(trainer: L.Trainer, folder: Path) -> Path:
+    """Write a checkpoint that does not count yet: a crash leaves a .part behind."""
+    part = folder / f"step-{trainer.global_step:08d}.part"
     trainer.save_checkpoint(part)
-    part.replace(path)
-    for old in checkpoints(folder)[KEPT:]:
+    return part
+
+
+def commit(part: Path) -> None:
+    """Make a whole checkpoint the newest that counts; keep the one before it."""
+    part.replace(part.with_suffix(".ckpt"))
+    for old in checkpoints(part.parent)[KEPT:]:
         old.unlink()
-    return path
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -168,11 +190,15 @@ def _train(
     module: L.LightningModule,
     batches: Batches,
     validation: Sequence[Tensor],
-    folder: Path,
+    start: Path | None,
 ) -> None:
-    start = newest_good(folder)
     loader: DataLoader[Tensor] = DataLoader(validation, batch_size=None)  # type: ignore[arg-type]
     trainer.fit(module, batches, loader, ckpt_path=start, weights_only=False)
+
+
+def _step(checkpoint: Path) -> int:
+    """Optimizer steps done when it was written."""
+    return int(checkpoint.stem.removeprefix("step-"))
 
 
 def newest_good(folder: Path) -> Path | None:

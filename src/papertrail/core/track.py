@@ -56,7 +56,7 @@ class Run:
         self._manifest: dict[str, dict[str, Any]] = {}
         self._failed_gates: list[str] = []
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def metrics(self, values: Mapping[str, int | float], step: int = 0) -> None:
         now = int(time.time() * 1000)
         with self._lock:
             self._buffer += [
@@ -144,7 +144,7 @@ def run() -> Run:
     return found
 
 
-def metrics(values: Mapping[str, float], step: int = 0) -> None:
+def metrics(values: Mapping[str, int | float], step: int = 0) -> None:
     """Log finite or NaN numbers to the open run."""
     run().metrics(values, step)
 

@@ -74,8 +74,8 @@ def build(config: Data, folder: Path, report: Report = lambda done: None) -> dic
 
 def _metrics(card: Mapping[str, Any]) -> dict[str, float]:
     """The card's numbers under the run's metric names."""
-    counts = {f"{name}/{k}": v for name, of in card["splits"].items() for k, v in of.items()}
-    return counts | {k: card[k] for k in ("vocab_size", "bytes_per_token")}
+    counts = {f"{name}/{k}": float(v) for name, of in card["splits"].items() for k, v in of.items()}
+    return counts | {k: float(card[k]) for k in ("vocab_size", "bytes_per_token")}
 
 
 def _read(config: Data, shelves: Mapping[Split, Shelf], report: Report) -> None:

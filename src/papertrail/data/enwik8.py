@@ -92,12 +92,17 @@ APPENDIX = re.compile(  # lists of links and titles, up to the next section
 
 
 def articles(megabytes: float) -> Iterator[str]:
-    """Cleaned articles of the first `megabytes` (10^6 bytes) of enwik8, in its order.
+    """Cleaned articles of the first `megabytes` (10^6 bytes) of enwik8, in its order."""
+    head = raw()[: ceil(megabytes * 1e6)]
+    return articles_of(head.decode(errors="ignore"))  # the cap may cut a character
+
+
+def articles_of(dump: str) -> Iterator[str]:
+    """Cleaned articles of a MediaWiki XML dump or of its beginning.
 
     Redirects, pages outside the article namespace and articles under 600 characters are left out,
-    and so is the page that the cap cuts.
+    and so is a last page that is not whole.
     """
-    dump = raw()[: ceil(megabytes * 1e6)].decode(errors="ignore")  # a character cut by the cap
     for page in PAGE.finditer(dump):
         title, markup = page[1], unescape(page[2])
         if NAMESPACE.match(title) or REDIRECT.match(markup):

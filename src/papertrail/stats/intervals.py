@@ -45,10 +45,11 @@ def paired_bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """BCa bootstrap interval of `statistic` of the differences a - b, resampled by example.
+    """Bootstrap interval of `statistic` of the differences a - b, resampled by example.
 
-    `statistic` takes `axis`. Efron, J. Am. Stat. Assoc. 82 (1987). Where every difference is the
-    same there is nothing to resample and the interval is that number. BadInput under 2 examples.
+    BCa (Efron, J. Am. Stat. Assoc. 82, 1987) for the mean, percentile for anything else: the
+    acceleration of a median is 0 / 0. `statistic` takes `axis`. Where every difference is the same
+    the interval is that number. BadInput under 2 examples.
     """
     differences = a - b
     if len(differences) < 2:
@@ -61,7 +62,7 @@ def paired_bootstrap(
         statistic,
         n_resamples=resamples,
         confidence_level=level,
-        method="BCa",
+        method="BCa" if statistic is np.mean else "percentile",
         rng=np.random.default_rng(seed),
     )
     return Interval(

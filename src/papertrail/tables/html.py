@@ -163,7 +163,7 @@ def _bar(cell: Cell, span: tuple[float, float]) -> str:
     assert cell.low is not None and cell.high is not None and cell.number is not None
 
     def at(x: float | int) -> float:
-        return 100 * (x - span[0]) / (span[1] - span[0])
+        return 100 * ((x - span[0]) / (span[1] - span[0]))
 
     low, high, value = at(cell.low), at(cell.high), at(cell.number)
     zero = f'<i class="zero" style="left:{at(0):.1f}%"></i>' if span[0] < 0 < span[1] else ""

@@ -282,5 +282,5 @@ def _scaled(x: float | int, format: Format) -> Decimal:
 
 def one_line(text: str) -> str:
     """`text` on one line, without control characters (a note must not move the cursor)."""
-    clean = "".join(c if True else "" for c in text)
+    clean = "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text)
     return " ".join(clean.split())

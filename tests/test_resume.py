@@ -1,0 +1,120 @@
+"""A training that was stopped continues as if it had never been: the loss curves are equal."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from papertrail.core import cli, fit, query
+from papertrail.core.identity import identify
+from papertrail.core.require import require
+from papertrail.core.store import Store, connect
+from papertrail.data.config import CORPUS, CorpusConfig
+from papertrail.monotone.config import PRETRAIN, PretrainConfig
+
+STEPS = 200
+
+
+@pytest.fixture
+def store(store_uri: str) -> Store:
+    return connect()
+
+
+@pytest.fixture
+def config(smoke: list[str]) -> PretrainConfig:
+    argv = [*smoke, f"--pretrain.steps={STEPS}", "--compute.checkpoint_seconds=1e-9"]
+    found = cli.parse(PRETRAIN, argv)[0]
+    assert isinstance(found, PretrainConfig)
+    return found
+
+
+def start(config: PretrainConfig) -> "subprocess.Popen[str]":
+    words = [sys.executable, str(ROOT / "entrypoints" / "pretrain.py"), *cli.arguments(config)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def folder(config: PretrainConfig, store: Store) -> Path:
+    return store.folder(identify(PRETRAIN, config).digest) / "checkpoints"
+
+
+def stopped_midway(
+    config: PretrainConfig, store: Store, number: signal.Signals
+) -> "subprocess.Popen[str]":
+    """A training process that got `number` after some, but not all, of its steps."""
+    process, there = start(config), folder(config, store)
+    while not any(int(path.stem[5:]) >= 20 for path in there.glob("step-*.ckpt")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    reached = max(int(path.stem[5:]) for path in there.glob("step-*.ckpt"))
+    assert 20 <= reached < STEPS, "the training was over before it was stopped: raise STEPS"
+    return process
+
+
+def curve(run_id: str, store: Store) -> list[tuple[int, float]]:
+    history = store.client.get_metric_history(run_id, "train/loss")
+    return sorted((point.step, point.value) for point in history)
+
+
+def weights(run_id: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(query.by_id(run_id).artifact("model/model.safetensors"))
+
+
+def spoil(config: PretrainConfig, store: Store) -> None:
+    """Cut the newest checkpoint in half, as a full disk or a power cut does."""
+    newest = fit.checkpoints(folder(config, store))[0]
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+
+
+def leave(config: PretrainConfig, store: Store) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("number", "before"),
+    [(signal.SIGKILL, leave), (signal.SIGTERM, leave), (signal.SIGKILL, spoil)],
+    ids=["kill -9", "SIGTERM", "kill -9 and a spoiled checkpoint"],
+)
+def test_the_resumed_loss_curve_equals_the_uninterrupted_one(
+    store: Store,
+    config: PretrainConfig,
+    number: signal.Signals,
+    before: Callable[[PretrainConfig, Store], None],
+    capsys: pytest.CaptureFixture[str],
+):
+    require(CORPUS, CorpusConfig(data=config.data))
+    process = stopped_midway(config, store, number)
+    assert process.returncode == (-number if number == signal.SIGKILL else 1)
+    before(config, store)
+    resumed = require(PRETRAIN, config)
+    said = capsys.readouterr().err
+    assert f"resuming run {resumed.run_id}" in said
+    assert ("cannot be read" in said) == (before is spoil)
+    uninterrupted = require(PRETRAIN, config, "force")
+    assert uninterrupted.run_id != resumed.run_id
+    assert curve(resumed.run_id, store) == curve(uninterrupted.run_id, store)
+    assert len(curve(resumed.run_id, store)) == len({s for s, _ in curve(resumed.run_id, store)})
+    theirs = weights(uninterrupted.run_id)
+    for name, tensor in weights(resumed.run_id).items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_a_finished_training_keeps_its_last_checkpoint_in_the_store_only(
+    store: Store, config: PretrainConfig
+):
+    record = require(PRETRAIN, config)
+    state = torch.load(record.artifact("checkpoints/last.ckpt"), weights_only=False)
+    assert state["global_step"] == STEPS
+    assert {"optimizer_states", "lr_schedulers", "state_dict"} <= set(state)
+    assert not list(folder(config, store).glob("*"))
