@@ -182,8 +182,11 @@ class HotFlipConfig(PerplexityConfig):
     """The attack."""
 
 
-def corpus_config(config: PretrainConfig) -> CorpusConfig:
-    """The corpus in the tokens of the model: a pretrained model brings its own tokenizer."""
+def corpus_config(config: Any) -> CorpusConfig:
+    """The corpus in the tokens of the model: a pretrained model brings its own tokenizer.
+
+    `config` has the sections `data` and `model`.
+    """
     data = config.data
     if config.model.name != NANO and data.tokenizer == "bpe":
         data = replace(data, tokenizer=config.model.name)
@@ -198,7 +201,7 @@ def arms(config: Any, to: type[Any], **changes: Any) -> dict[str, Any]:
     }
 
 
-def data_digests(config: PretrainConfig) -> Mapping[str, str]:
+def data_digests(config: Any) -> Mapping[str, str]:
     """Content of the text, and of the weights where they lie in a local folder."""
     digests = dict(CORPUS.data(corpus_config(config)))
     if Path(config.model.name).is_dir():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
 from papertrail.attacks import gates
 from papertrail.attacks.gates import Gate
@@ -66,7 +67,7 @@ def _summary(texts: pd.DataFrame, prefix: str) -> dict[str, float]:
     return metrics | {f"{prefix}/median_rise": float(np.median(rises))}
 
 
-def _rate(shares: "np.ndarray[Any, Any]") -> tuple[float, float, float]:
+def _rate(shares: Float[np.ndarray, " N"]) -> tuple[float, float, float]:
     """Wilson where each text succeeds or not; a bootstrap where it is a mean over draws."""
     if np.isin(shares, (0.0, 1.0)).all():
         return wilson(int(shares.sum()), len(shares))
@@ -112,7 +113,7 @@ def controls(rows: pd.DataFrame, protocol: str) -> Iterator[tuple[str, Gate]]:
             yield arm, gates.success_never_falls_with_budget(_rates(rows, arm))
 
 
-def _evaluations(rows: pd.DataFrame, attack: str) -> "np.ndarray[Any, Any]":
+def _evaluations(rows: pd.DataFrame, attack: str) -> Int[np.ndarray, " N"]:
     return rows[rows["attack"] == attack].sort_values("text")["evaluations"].to_numpy(dtype=int)
 
 
