@@ -516,6 +516,11 @@ def test_distinct_draws_are_distinct_in_range_and_enough(population, count, seed
     assert all(0 <= value < population for value in drawn)
 
 
+def test_every_text_and_every_seed_has_draws_of_its_own():
+    generators = text_generators(0, range(20)) + text_generators(1, range(20))
+    assert len({int(torch.randint(1 << 60, (), generator=g)) for g in generators}) == 40
+
+
 # Coordinate search
 
 

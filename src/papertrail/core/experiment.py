@@ -29,6 +29,10 @@ def _no_data(config: Any) -> Mapping[str, str]:
     return {}
 
 
+def _seed_label(config: Any) -> str:
+    return f"seed {config.seed}" if hasattr(config, "seed") else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A name, the schema of its options, and the verb `f(config) -> None` that logs to the run."""
@@ -43,6 +47,8 @@ class Experiment:
     """`package.module:function`, imported when the experiment runs."""
     show: str = "papertrail.core.report:headline"
     """`package.module:function`, prints what a person wants to see of a finished run."""
+    label: Callable[[Any], str] = _seed_label
+    """What tells its runs apart at a glance, behind its name in the UI."""
     answer: str = "papertrail.core.report:answer"
     """`package.module:function`, gets the result and shows it; `launch` calls it."""
     revision: int = 1
@@ -55,6 +61,10 @@ class Experiment:
     """The runs that `config` builds on, by role."""
     data: Callable[[Any], Mapping[str, str]] = _no_data
     """Dotted path of an option that names data -> digest of that data's content."""
+
+    def title(self, config: Any) -> str:
+        """Name of a run in the UI."""
+        return " ".join(filter(None, [self.name, self.label(config)]))
 
     def __call__(self, config: Any) -> None:
         """Run the verb in the open run."""

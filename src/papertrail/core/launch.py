@@ -1,7 +1,7 @@
 """Where runs are computed: in this process, or side by side in a bounded pool on this machine.
 
 A launcher takes questions and returns when their answers stand in the store; what runs elsewhere
-goes through the same entry point that a person would type. A cluster is one more class with `compute`.
+goes through the entry point that a person would type. A cluster is one more class with `compute`.
 """
 
 import os

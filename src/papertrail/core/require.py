@@ -117,7 +117,7 @@ def _compute(
         progress.say(f"{experiment.name}: {found.why}")
     if resumed is not None:
         progress.say(f"{experiment.name}: resuming run {resumed.run_id}")
-    run_id = resumed.run_id if resumed else joined or _create(experiment, store)
+    run_id = resumed.run_id if resumed else joined or _create(experiment, config, store)
     if not resumed:
         _clear(store, found.identity)
     with track.opened(store, experiment, config, found.identity, run_id, fresh=resumed is None):
@@ -131,18 +131,19 @@ def _resumable(found: Standing, store: Store) -> Record | None:
     return found.interrupted if any(checkpoints.glob("*.ckpt")) else None
 
 
-def _create(experiment: Experiment, store: Store) -> str:
+def _create(experiment: Experiment, config: Any, store: Store) -> str:
     """A new MLflow run: a child of the open run, beside it in the same MLflow experiment."""
     open_run = track.current()
     parent = open_run.run_id if open_run else os.environ.get(PARENT)
-    tags = {"mlflow.runName": experiment.name, "mlflow.source.name": experiment.name}
+    tags = {"mlflow.source.name": f"entrypoints/{experiment.name}.py"}
     if parent is None:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment.study
-        group = os.environ.get("MLFLOW_EXPERIMENT_ID") or store.experiment_id(name)
+        study = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment.study
+        group = os.environ.get("MLFLOW_EXPERIMENT_ID") or store.experiment_id(study)
     else:
         group = store.client.get_run(parent).info.experiment_id
         tags["mlflow.parentRunId"] = parent
-    return str(store.client.create_run(group, tags=tags, run_name=experiment.name).info.run_id)
+    name = experiment.title(config)
+    return str(store.client.create_run(group, tags=tags, run_name=name).info.run_id)
 
 
 def _clear(store: Store, identity: Identity) -> None:

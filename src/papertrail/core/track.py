@@ -243,6 +243,7 @@ def _introduce(active: Run, experiment: Experiment, config: Any) -> None:
         active.store.client.log_batch(active.run_id, params=batch)
     active.tags(
         {
+            "mlflow.runName": experiment.title(config),
             "papertrail.experiment": experiment.name,
             "papertrail.study": experiment.study,
             "papertrail.identity": active.identity.digest,

@@ -242,6 +242,13 @@ def _before_hotflip(config: HotFlipConfig) -> Mapping[str, Question]:
     }
 
 
+def _arm_label(config: TrainConfig) -> str:
+    """Which arm, in the words of the tables; what departs from the paper's arm is spelled out."""
+    one = config.constraint
+    arm = "baseline" if one.kind == "none" else f"monotone {one.scope} {one.init}"
+    return f"{arm} seed {config.seed}"
+
+
 PRETRAIN = Experiment(
     name="pretrain",
     study="monotone",
@@ -255,6 +262,7 @@ TRAIN = Experiment(
     name="train",
     study="monotone",
     schema=TrainConfig,
+    label=_arm_label,
     verb="papertrail.monotone.train:train",
     infrastructure=INFRASTRUCTURE,
     upstream=_before_train,
@@ -264,6 +272,7 @@ PERPLEXITY = Experiment(
     name="perplexity",
     study="monotone",
     schema=PerplexityConfig,
+    label=_arm_label,
     verb="papertrail.monotone.perplexity:perplexity",
     infrastructure=INFRASTRUCTURE,
     upstream=_before_perplexity,

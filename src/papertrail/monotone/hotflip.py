@@ -14,7 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from papertrail.attacks import gates
 from papertrail.attacks.module import AttackModule, AttackSettings, text_loader
+from papertrail.attacks.objectives import fixed_targets, paper_compat
 from papertrail.attacks.tokens import banned_ids
 from papertrail.core import progress, track
 from papertrail.core.errors import BadInput
@@ -45,16 +47,17 @@ def hotflip(config: HotFlipConfig) -> None:
     options = config.attack
     _prepare(config)
     texts = attack_texts(open_corpus(config), options)
+    found: dict[str, Tensor] = {}
     with progress.bar("attacking") as report:
-        records = pd.concat(_attack_both(config, texts, report), ignore_index=True)
+        records = pd.concat(_attack_both(config, texts, found, report), ignore_index=True)
     rows = robustness.judged(records, options)
     track.parquet("attacks", rows)
     for flips, metrics in robustness.budget_curves(rows):
         track.metrics(metrics, step=flips)
-    track.metrics(robustness.paired_tests(rows))
+    track.metrics(robustness.paired_tests(rows) | robustness.costs(rows))
     track.metrics({"attack/texts": len(texts), "attack/flips": options.flips})
     track.json_result("hotflip_results", robustness.results(rows, options))
-    for arm, gate in robustness.controls(rows, options.protocol):
+    for arm, gate in [*robustness.controls(rows, options.protocol), *_rules(texts, found, options)]:
         track.gate(f"{arm}/{gate.name}", gate.passed, gate.sentence)
     track.figure("budget_curves", budget_curves(robustness.curve_frame(rows)))
     track.describe(
@@ -108,12 +111,14 @@ def _gap(baseline: pd.DataFrame, monotone: pd.DataFrame) -> dict[str, float]:
 
 
 def _attack_both(
-    config: HotFlipConfig, texts: Tensor, report: progress.Report
+    config: HotFlipConfig, texts: Tensor, found: dict[str, Tensor], report: progress.Report
 ) -> Iterator[pd.DataFrame]:
-    """Records of every attack on both arms; what HotFlip found on one is replayed on the other."""
+    """Records of every attack on both arms; what HotFlip found on one is replayed on the other.
+
+    `found` receives the adversarial ids of each arm, (N, n, T).
+    """
     options = config.attack
     models = {arm: trained(one) for arm, one in arms(config, TrainConfig).items()}
-    found: dict[str, Tensor] = {}
     steps = [(arm, name) for arm in models for name in ("hotflip", "random", "query")]
     for number, (arm, name) in enumerate(steps):
         module = _run(*models[arm], texts, options, name, config)
@@ -126,6 +131,20 @@ def _attack_both(
     for arm, other in (("baseline", "monotone"), ("monotone", "baseline")):
         module = _run(*models[arm], texts, options, "replay", config, found[other])
         yield module.records().assign(arm=arm, attack="transfer")
+
+
+def _rules(
+    texts: Tensor, found: dict[str, Tensor], options: Attack
+) -> Iterator[tuple[str, gates.Gate]]:
+    """(arm, gate): the attack kept to its budget and, unless published, left its targets alone."""
+    objective = fixed_targets(texts) if options.protocol == "fixed_targets" else paper_compat(texts)
+    clean = texts.numpy()
+    for arm, versions in found.items():
+        attacked = versions[:, -1].numpy()
+        attackable, scored = objective.attackable.numpy(), objective.scored.numpy()
+        yield arm, gates.within_budget(clean, attacked, attackable, options.flips)
+        if options.protocol == "fixed_targets":
+            yield arm, gates.fixed_targets(clean, attacked, scored)
 
 
 def _run(

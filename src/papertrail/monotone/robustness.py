@@ -123,6 +123,21 @@ def _rates(rows: pd.DataFrame, arm: str) -> list[float]:
     return [float(rate) for rate in some.groupby("flips", sort=True)["perplexity"].mean()]
 
 
+def costs(rows: pd.DataFrame) -> dict[str, float]:
+    """What each attack spent at full budget, and how many of its texts exist as text.
+
+    `survive_as_text`: share of texts that decode to a string which encodes to the same ids.
+    """
+    full = rows[rows["flips"] == rows["flips"].max()]
+    metrics: dict[str, float] = {}
+    for (arm, attack), some in full.groupby(["arm", "attack"]):
+        prefix = f"attack/{arm}/{attack}"
+        metrics[f"{prefix}/evaluations"] = float(some["evaluations"].sum())
+        metrics[f"{prefix}/seconds"] = float(some["seconds"].sum())
+        metrics[f"{prefix}/survive_as_text"] = float(some["round_trip"].astype(float).mean())
+    return metrics
+
+
 def results(rows: pd.DataFrame, options: Attack) -> Mapping[str, Any]:
     """hotflip_results.json, with the keys that the original study's scripts read."""
     full = rows[(rows["attack"] == "hotflip") & (rows["flips"] == rows["flips"].max())]
@@ -139,7 +154,7 @@ def results(rows: pd.DataFrame, options: Attack) -> Mapping[str, Any]:
             "avg_orig_loss": float((some["clean_nll"] / tokens).mean()),
             "avg_attack_loss": float((some["attacked_nll"] / tokens).mean()),
             "num_samples": len(some),
-            "num_oom_skipped": 0,
+            "num_oom_skipped": 0,  # a batch that ran out of memory is halved, never dropped
         }
     config = {"protocol": options.protocol, "flips": options.flips, "top_k": options.top_k}
     return {

@@ -99,6 +99,7 @@ def rendering(table: Table) -> Experiment:
         verb="papertrail.tables.order:draw",
         show="papertrail.tables.order:show",
         answer="papertrail.tables.order:answer",
+        label=lambda config: str(config.name),
         infrastructure=(*table.infrastructure, *HOW),
         upstream=upstream,
         data=table.data,

@@ -4,12 +4,12 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from papertrail.core import launch, track
+from papertrail.core import launch, progress, track
 from papertrail.core.experiment import Experiment, narrow
 from papertrail.core.query import Record
 from papertrail.core.report import answer as answer_run
-from papertrail.core.require import Mode, require
-from papertrail.core.store import connect
+from papertrail.core.require import Mode, require, standing
+from papertrail.core.store import Store, connect
 from papertrail.tables import grid, render
 from papertrail.tables.catalog import Table, find, rendering
 from papertrail.tables.grid import Planned
@@ -21,7 +21,8 @@ TEXT_WIDTH = 110
 def ordered(table: Table, config: Any) -> Record:
     """The rendering of `table` for the runs that `config` speaks of, all of which must stand."""
     experiment = rendering(table)
-    return require(experiment, narrow(config, experiment.schema, name=table.name))
+    config = narrow(config, experiment.schema, name=table.name)
+    return require(experiment, config, _mode("reuse", experiment, table, config, connect()))
 
 
 def answer(experiment: Experiment, config: Any, mode: Mode, workers: int) -> None:
@@ -33,13 +34,32 @@ def answer(experiment: Experiment, config: Any, mode: Mode, workers: int) -> Non
     if config.run_missing:
         with launch.pool(workers):
             launch.require_all([need.question for need in table.needs(config)], store)
-    planned = grid.plan(table, config, store)
-    whole = all(one.standing.usable for one in planned)
     if not config.partial:
-        grid.refuse_holes(table, planned)
-    # What is drawn with holes is no function of its options: it is drawn anew each time.
-    answer_run(experiment, config, mode if whole else "force", workers)
+        grid.refuse_holes(table, grid.plan(table, config, store))
+    answer_run(experiment, config, _mode(mode, experiment, table, config, store), workers)
     return None
+
+
+def _mode(mode: Mode, experiment: Experiment, table: Table, config: Any, store: Store) -> Mode:
+    """`force` where the rendering that stands shows other runs than those that stand now.
+
+    With holes a table is no function of its options, and a run that was computed again has the
+    same identity but perhaps other numbers: both are drawn anew, and the second is said.
+    """
+    drawn = standing(experiment, config, store).usable
+    if drawn is None or mode != "reuse":
+        return mode
+    then = [one["run_id"] for one in drawn.json("provenance")["runs"]]
+    now = [one.run_id for one in grid.plan(table, config, store)]
+    if then == now:
+        return mode
+    changed = [f"{a or 'missing'} -> {b or 'missing'}" for a, b in zip(then, now, strict=True)]
+    progress.say(
+        f"tables: {table.name} was drawn from other runs ("
+        f"{', '.join(line for line, a, b in zip(changed, then, now, strict=True) if a != b)}); "
+        "drawing it anew"
+    )
+    return "force"
 
 
 def draw(config: Any) -> None:
