@@ -120,6 +120,8 @@ def _compute(
     run_id = resumed.run_id if resumed else joined or _create(experiment, config, store)
     if not resumed:
         _clear(store, found.identity)
+    if run_id == joined:
+        store.show_as_models(store.client.get_run(joined).info.experiment_id)
     with track.opened(store, experiment, config, found.identity, run_id, fresh=resumed is None):
         experiment(config)
     return query.by_id(run_id, store)

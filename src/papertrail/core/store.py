@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 
 ROOT = Path(__file__).parents[3]
 DATABASE = "mlflow.db"
+MODEL_VIEW = ("mlflow.experimentKind", "custom_model_development")
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors: not for a paper
 
 
@@ -47,10 +48,16 @@ class Store:
             with self.lock("experiment"):
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
-                    return self.client.create_experiment(name, self._artifacts(name))
+                    made = self.client.create_experiment(name, self._artifacts(name))
+                    self.show_as_models(made)
+                    return made
         if found.lifecycle_stage == "deleted":
             raise MlflowException(f"experiment {name} was deleted in the store; restore it first")
         return str(found.experiment_id)
+
+    def show_as_models(self, experiment_id: str) -> None:
+        """Have the UI open this experiment in its view for trained models, not for chat traces."""
+        self.client.set_experiment_tag(experiment_id, *MODEL_VIEW)
 
     def experiment_ids(self) -> list[str]:
         """Ids of all experiments that are not deleted, however many pages there are."""

@@ -30,7 +30,7 @@ class Model:
     """`nano` is trained from scratch in the shape below; else a hub id or a local folder."""
     revision: str = "main"
     """Branch, tag or commit of a hub id."""
-    layers: PositiveInt = 4
+    layers: PositiveInt = 2
     """Transformer blocks of `nano`."""
     width: PositiveInt = 128
     """Residual width of `nano`; a multiple of `heads`."""
@@ -52,13 +52,13 @@ class Model:
 class Schedule:
     """AdamW (betas 0.9, 0.95): linear warmup, then linear decay to zero."""
 
-    steps: PositiveInt = 600
+    steps: PositiveInt = 900
     """Optimizer steps."""
     batch_size: PositiveInt = 16
     """Windows per optimizer step."""
     window: PositiveInt = 128
     """Tokens per window."""
-    lr: PositiveFloat = 3e-3
+    lr: PositiveFloat = 8e-3
     """Peak learning rate."""
     warmup: Fraction = 0.1
     """Share of the steps in which the learning rate rises."""
@@ -80,9 +80,9 @@ class Constraint:
     """Constrained matrices: the first of each MLP, both, or the first and the attention output."""
     init: Literal["abs", "relu"] = "abs"
     """Start from |W| as the paper does, or from max(W, 0)."""
-    lr: PositiveFloat = 3e-2
+    lr: PositiveFloat = 5e-2
     """Peak learning rate of V: a step of V changes a small W by that share of itself."""
-    warmup: Fraction = 0.2
+    warmup: Fraction = 0.15
     """Replaces the schedule's warmup: a converted model starts far from where it was."""
 
 
@@ -160,7 +160,7 @@ class PretrainConfig:
 class TrainConfig(PretrainConfig):
     """Continues a pretrained model, with or without non-negative feed-forward weights."""
 
-    train: Schedule = field(default_factory=lambda: Schedule(steps=300, lr=1e-3))
+    train: Schedule = field(default_factory=lambda: Schedule(steps=350, lr=2e-3))
     """The budget that the baseline and the monotone model both get."""
     constraint: Constraint = field(default_factory=Constraint)
     """The monotone arm."""
