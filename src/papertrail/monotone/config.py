@@ -118,7 +118,7 @@ class Attack:
     protocol: Literal["fixed_targets", "paper_compat"] = "fixed_targets"
     """fixed_targets: flips in the first half, NLL of the untouched second half; paper_compat: flips
     anywhere at once, NLL of the flipped text itself, as the original code did."""
-    texts: PositiveInt = 96
+    texts: PositiveInt = 80
     """Texts of the test split, spread evenly over its documents."""
     tokens: PositiveInt = 64
     """Length of a text, tokens."""

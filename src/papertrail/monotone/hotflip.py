@@ -45,8 +45,8 @@ PREPARED = 0.6  # share of the time spent before the attacks begin, for the prog
 def hotflip(config: HotFlipConfig) -> None:
     """Train and score both arms if need be, attack both, and log rates, rises, tests and gates."""
     options = config.attack
+    texts = attack_texts(open_corpus(config), options)  # first: too little text is found early
     _prepare(config)
-    texts = attack_texts(open_corpus(config), options)
     found: dict[str, Tensor] = {}
     with progress.bar("attacking") as report:
         records = pd.concat(_attack_both(config, texts, found, report), ignore_index=True)
