@@ -286,6 +286,15 @@ def test_a_frame_of_runs_is_tidy_typed_and_refuses_holes_and_twins(
         query.runs("train", ["seed"], ["val/loss"], {"seed": 7})
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_notebook_runs_from_its_first_cell_to_its_last(record: Record, path: Path):
+    names: dict[str, Any] = {}
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(path), "exec"), names)
+    assert len(names["rises"]) == 6
+
+
 def test_the_published_protocol_runs_too(record: Record, smoke: list[str]):
     config = cli.parse(HOTFLIP, [*smoke, "--attack.protocol=paper_compat"])[0]
     compat = require(HOTFLIP, config)

@@ -23,6 +23,7 @@ from papertrail.core.identity import identify
 from papertrail.core.launch import pool, require_all
 from papertrail.core.query import Record
 from papertrail.core.require import require, standing
+from papertrail.core.run import COMPLETE
 from papertrail.core.store import Store, connect
 
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -180,7 +181,7 @@ def spoil_status(record: Record) -> None:
 
 
 def spoil_mark(record: Record) -> None:
-    record.store.client.delete_tag(record.run_id, track.COMPLETE)
+    record.store.client.delete_tag(record.run_id, COMPLETE)
 
 
 def spoil_artifact(record: Record) -> None:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from papertrail.stats.intervals import Interval, paired_bootstrap
+
 Rises = Float[np.ndarray, " N"]
 Counts = Int[np.ndarray, " N"]
 
@@ -24,18 +26,29 @@ class Gate(NamedTuple):
 
 
 def white_box_beats_random(white_box: Rises, random: Rises) -> Gate:
-    """Mean rise (nats per scored token, same texts and flips) of the attack over random flips."""
-    return _beats("white_box_beats_random", white_box, "random flips", random)
+    """Rise (nats per scored token, same texts and flips) of the attack beyond random flips.
+
+    The whole 95 % interval of the mean paired difference has to lie above 0.
+    """
+    gap = paired_bootstrap(white_box, random)
+    sentence = _sentence(white_box, "random flips", random, gap)
+    return Gate("white_box_beats_random", gap.low > 0, sentence)
 
 
-def white_box_beats_query(white_box: Rises, query: Rises) -> Gate:
-    """Mean rise of the attack over a gradient-free search with the same evaluations."""
-    return _beats("white_box_beats_query", white_box, "query search", query)
+def white_box_not_below_query(white_box: Rises, query: Rises) -> Gate:
+    """Rise of the attack against a gradient-free search with the same evaluations."""
+    return _not_below("white_box_not_below_query", white_box, "query search", query)
 
 
-def white_box_beats_transfer(white_box: Rises, transferred: Rises) -> Gate:
-    """Mean rise of the attack over one that was crafted on another model."""
-    return _beats("white_box_beats_transfer", white_box, "the transferred attack", transferred)
+def white_box_not_below_transfer(white_box: Rises, transferred: Rises) -> Gate:
+    """Rise of the attack against one that was crafted on another model.
+
+    Two models that share a start have nearly the same weak spots, and greedy search is no optimum:
+    a tie is expected there, and only a control that is stronger beyond noise fails the attack.
+    """
+    return _not_below(
+        "white_box_not_below_transfer", white_box, "the transferred attack", transferred
+    )
 
 
 def success_never_falls_with_budget(rates: Sequence[float]) -> Gate:
@@ -89,12 +102,15 @@ def same_budget(white_box: Counts, control: Counts) -> Gate:
     )
 
 
-def _beats(name: str, attack: Rises, other_name: str, other: Rises) -> Gate:
-    mine, theirs = float(attack.mean()), float(other.mean())
+def _not_below(name: str, attack: Rises, other_name: str, other: Rises) -> Gate:
+    """Fails where the 95 % interval of the mean paired difference lies below 0."""
+    gap = paired_bootstrap(attack, other)
+    return Gate(name, gap.high >= 0, _sentence(attack, other_name, other, gap))
+
+
+def _sentence(attack: Rises, other_name: str, other: Rises, gap: Interval) -> str:
     wins = int((attack > other).sum())
-    return Gate(
-        name,
-        mine > theirs,
-        f"the attack adds {mine:.3f} nats per token, {other_name} {theirs:.3f}; "
-        f"stronger on {wins} of {len(attack)} texts",
+    return (
+        f"the attack adds {attack.mean():.3f} nats per token, {other_name} {other.mean():.3f} "
+        f"(difference [{gap.low:+.3f}, {gap.high:+.3f}]); stronger on {wins} of {len(attack)} texts"
     )

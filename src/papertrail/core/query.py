@@ -15,8 +15,9 @@ from mlflow.exceptions import MlflowException
 
 from papertrail.core.errors import Missing
 from papertrail.core.identity import Identity, differences
+from papertrail.core.run import COMPLETE, MANIFEST
 from papertrail.core.store import Store, connect
-from papertrail.core.track import COMPLETE, MANIFEST, QUESTION
+from papertrail.core.track import QUESTION
 
 if TYPE_CHECKING:
     import pandas as pd  # a finished run is looked up without waiting for pandas

@@ -1,16 +1,13 @@
 """The only module that writes MLflow runs.
 
-A run is opened around a verb; what the verb logs goes to the innermost open run. The order at the
-end is what makes a run trustworthy: results, then the manifest of their digests, then the
-completion mark, then FINISHED. MLflow's FINISHED alone proves nothing.
+A run is opened around a verb; what the verb logs goes to the innermost open run, and how the verb
+ends decides what the run reads as.
 """
 
 import json
 import os
 import subprocess
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,15 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from papertrail.core import progress as progress_
 from papertrail.core.errors import Interrupted
 from papertrail.core.experiment import Experiment
 from papertrail.core.identity import Identity, canonical, dumps, flat
 from papertrail.core.owner import Owner
+from papertrail.core.run import Run
 from papertrail.core.stopping import signals_raise
 from papertrail.core.store import ROOT, Store
 
@@ -35,98 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-COMPLETE = "papertrail.complete"
-MANIFEST = "manifest.json"
 QUESTION = "identity.json"
-BATCH, FLUSH_SECONDS = 500, 5.0  # one call carries 500 metrics as cheaply as one: a call costs ms
-PARAM_LIMIT, PARAM_BATCH, TAG_LIMIT = 6000, 100, 8000  # MLflow's own limits
-
-
-class Run:
-    """An open MLflow run: buffers metrics, keeps a manifest, knows its scratch folder."""
-
-    def __init__(self, store: Store, run_id: str, identity: Identity, seen: Mapping[str, int]):
-        self.store, self.run_id, self.identity = store, run_id, identity
-        self.folder = store.folder(identity.digest)
-        self._seen = dict(seen)  # metric -> last step already in the store, from before a resume
-        self._buffer: list[Metric] = []
-        self._flushed = time.monotonic()
-        self._lock = threading.Lock()
-        self._pace = progress_.Pace()
-        self._manifest: dict[str, dict[str, Any]] = {}
-        self._failed_gates: list[str] = []
-
-    def metrics(self, values: Mapping[str, int | float], step: int = 0) -> None:
-        now = int(time.time() * 1000)
-        with self._lock:
-            self._buffer += [
-                Metric(key, float(value), now, step)
-                for key, value in values.items()
-                if step > self._seen.get(key, -1)
-            ]
-            full = len(self._buffer) >= BATCH
-        if full or time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what is buffered; what could not be sent stays buffered and the error is raised."""
-        with self._lock:
-            while self._buffer:
-                self.store.client.log_batch(self.run_id, metrics=self._buffer[:BATCH])
-                del self._buffer[:BATCH]
-        self._flushed = time.monotonic()
-
-    def progress(self, done: float) -> None:
-        left = self._pace.seconds_left(done)
-        values = {"progress": done} | ({} if left is None else {"eta_seconds": left})
-        self.metrics(values, step=int(done * 10_000))
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        tags = [RunTag(key, value) for key, value in values.items()]
-        self.store.client.log_batch(self.run_id, tags=tags)
-
-    def gate(self, name: str, passed: bool, sentence: str) -> None:
-        self.metrics({f"gate/{name}": float(passed)})
-        if not passed:
-            self._failed_gates.append(f"{name}: {sentence}")
-            self.tags({"papertrail.failed_gates": "; ".join(self._failed_gates)[:TAG_LIMIT]})
-
-    def artifact(self, path: Path, under: str = "") -> None:
-        """Log one file and note its digest for the manifest."""
-        self.store.client.log_artifact(self.run_id, str(path), under or None)
-        name = f"{under}/{path.name}" if under else path.name
-        self._manifest[name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
-
-    def forget(self, name: str) -> None:
-        """Take a file that was replaced out of the manifest."""
-        self._manifest.pop(name, None)
-
-    def text(self, name: str, text: str) -> None:
-        """Log `text` as the artifact `name` ("folder/file.txt")."""
-        folder, _, file = name.rpartition("/")
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / file
-            path.write_text(text, encoding="utf-8")
-            self.artifact(path, folder)
-
-    def complete(self) -> None:
-        """Manifest, then the mark that makes the run usable, then FINISHED."""
-        self.metrics({"progress": 1.0, "eta_seconds": 0.0}, step=10_000)
-        self.flush()
-        manifest = json.dumps(self._manifest, indent=1, sort_keys=True)
-        self.text(MANIFEST, manifest)
-        self.tags({COMPLETE: sha256(manifest.encode()).hexdigest()})
-        self.store.client.set_terminated(self.run_id, "FINISHED")
-
-    def abandon(self, status: str, reason: str) -> None:
-        """End without a result, keeping what was logged."""
-        try:
-            self.flush()
-            self.tags({"papertrail.failure": reason[:TAG_LIMIT]})
-            self.store.client.set_terminated(self.run_id, status)
-        except MlflowException as error:  # the cause that ends the run matters more than this one
-            lost = f"{len(self._buffer)} metrics unsent"
-            progress_.say(f"{self.run_id}: could not be marked {status} ({error}); {lost}")
+PARAM_LIMIT, PARAM_BATCH = 6000, 100  # MLflow's own limits
 
 
 _OPEN: ContextVar[Run | None] = ContextVar("open run", default=None)
@@ -176,7 +82,7 @@ def figure(name: str, drawing: "Figure") -> None:
     """Log `figures/NAME.png`."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"{name}.png"
-        drawing.savefig(path, dpi=150)
+        drawing.savefig(path, dpi=200, bbox_inches="tight")
         run().artifact(path, "figures")
 
 
@@ -289,14 +195,6 @@ def _system_metrics(active: Run) -> Iterator[None]:
         yield
     finally:
         monitor.finish()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        hasher = sha256()
-        while chunk := file.read(1 << 20):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def commit() -> str:

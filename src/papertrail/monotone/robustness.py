@@ -106,8 +106,8 @@ def controls(rows: pd.DataFrame, protocol: str) -> Iterator[tuple[str, Gate]]:
         mine = full[full["arm"] == arm]
         rise = {name: per_text(some)["rise"].to_numpy() for name, some in mine.groupby("attack")}
         yield arm, gates.white_box_beats_random(rise["hotflip"], rise["random"])
-        yield arm, gates.white_box_beats_query(rise["hotflip"], rise["query"])
-        yield arm, gates.white_box_beats_transfer(rise["hotflip"], rise["transfer"])
+        yield arm, gates.white_box_not_below_query(rise["hotflip"], rise["query"])
+        yield arm, gates.white_box_not_below_transfer(rise["hotflip"], rise["transfer"])
         yield arm, gates.same_budget(_evaluations(mine, "hotflip"), _evaluations(mine, "query"))
         if protocol == "fixed_targets":
             yield arm, gates.success_never_falls_with_budget(_rates(rows, arm))

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CPU_ROWS = 256
-"""Logits of 256 tokens stay below the size from which the C allocator maps fresh zeroed pages for
-every tensor (32 MB); beyond it page faults cost more than the matrix product."""
-LOGITS_AT_ONCE = 1 << 26
+CPU_LOGITS = 1 << 21
+"""8 MB of logits at a time. From a few times that on, the C allocator gives pages back after every
+piece and faults them in again, which costs more than the matrix product."""
+LOGITS = 1 << 26
 """On an accelerator, where few large kernels are best and only memory (here 256 MB) counts."""
 
 
@@ -60,10 +61,16 @@ def head_nll(
     """NLL in nats of `targets` under the logits of final hidden `states`, some rows at a time."""
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear), f"output head is {type(head).__name__}"
-    on_cpu = states.device.type == "cpu"
-    rows = CPU_ROWS if on_cpu else max(1, LOGITS_AT_ONCE // head.out_features)
+    rows = rows_at_once(states.device, head.out_features)
     parts = [
         F.cross_entropy(head(some).float(), wanted, reduction="none")
         for some, wanted in zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
     ]
     return torch.cat(parts)
+
+
+def rows_at_once(device: torch.device, vocab_size: int) -> int:
+    """How many tokens' logits to hold at a time."""
+    if device.type == "cpu":
+        return max(1, min(CPU_ROWS, CPU_LOGITS // vocab_size))
+    return max(1, LOGITS // vocab_size)
