@@ -20,7 +20,7 @@ check: .venv/tested
 
 bench: .venv/tested
 	pip install -q --no-deps nanogcg==0.3.0
-	for file in benchmarks/*.py; do python $$file || exit 1; done
+	for file in benchmarks/*.py; do echo "== $$file"; TQDM_DISABLE=1 python $$file || exit 1; done
 
 ui: .venv/installed
 	mlflow ui --backend-store-uri sqlite:///mlflow.db

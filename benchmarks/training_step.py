@@ -9,8 +9,10 @@ medians over steps.
 import logging
 import os
 import sys
+import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -21,12 +23,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from papertrail.core import track
+from papertrail.core.experiment import Experiment
+from papertrail.core.fit import Keeper, RunLogger
+from papertrail.core.identity import identify
+from papertrail.core.store import connect
 from papertrail.nn.language_model import (
     LanguageModel,
     Optimization,
@@ -42,6 +48,14 @@ BATCH = 8
 STEPS = 40
 ROUNDS = 6
 OPTIMIZATION = Optimization(lr=3e-3, free_lr=3e-2, weight_decay=0.1, warmup_fraction=0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Empty:
+    """A benchmark has no options."""
+
+
+BENCH = Experiment(name="bench", study="bench", schema=Empty, verb="none:none")
 
 
 class StepClock(L.Callback):
@@ -62,13 +76,15 @@ def loader(windows: Tensor) -> DataLoader[Tensor]:
     return DataLoader(windows, batch_size=BATCH)  # type: ignore[arg-type]
 
 
-def trainer(logger: Logger | bool, clock: StepClock) -> L.Trainer:
+def trainer(clock: StepClock) -> L.Trainer:
+    """As `papertrail.core.fit` sets one up: metrics, progress, checkpoints every 30 s, signals."""
+    keeper = Keeper(track.run().folder, seed=0, seconds=30.0, report=lambda done: None)
     return L.Trainer(
         accelerator="cpu",
         max_steps=STEPS,
         gradient_clip_val=1.0,
-        callbacks=[clock],
-        logger=logger,
+        callbacks=[clock, keeper],
+        logger=RunLogger(),
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -76,10 +92,10 @@ def trainer(logger: Logger | bool, clock: StepClock) -> L.Trainer:
     )
 
 
-def with_lightning(windows: Tensor, logger: Logger | bool) -> list[float]:
+def with_lightning(windows: Tensor) -> list[float]:
     """Seconds from the start of each step to the start of the next, so whatever is between."""
     clock = StepClock()
-    trainer(logger, clock).fit(module(), loader(windows), loader(windows[:1]))
+    trainer(clock).fit(module(), loader(windows), loader(windows[:1]))
     return differences(clock.begun)
 
 
@@ -106,13 +122,22 @@ def differences(begun: list[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(begun[2:])]  # the first two warm up
 
 
-def main(logger: Logger | bool = False) -> None:
-    """`logger` is what a tracked run hands to its Trainer."""
+def main() -> None:
+    """Everything inside a tracked run on a SQLite store, as in an experiment."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = connect(f"sqlite:///{folder}/mlflow.db")
+        run_id = store.client.create_run("0").info.run_id
+        with track.opened(store, BENCH, Empty(), identify(BENCH, Empty()), run_id, fresh=True):
+            measure()
+
+
+def measure() -> None:
+    """Blocks of steps, ours and by hand in turn."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     windows = torch.randint(VOCAB, (STEPS * BATCH, SHAPE.context + 1))
-    with_lightning(windows, logger), bare(windows)  # warm
-    rounds = [(with_lightning(windows, logger), bare(windows)) for _ in range(ROUNDS)]
+    with_lightning(windows), bare(windows)  # warm
+    rounds = [(with_lightning(windows), bare(windows)) for _ in range(ROUNDS)]
     ours = median(step for block, _ in rounds for step in block)
     theirs = median(step for _, block in rounds for step in block)
     paired = median(median(block) / median(hand) for block, hand in rounds)
@@ -120,7 +145,7 @@ def main(logger: Logger | bool = False) -> None:
     print(f"{ROUNDS} blocks of {STEPS} steps, batch {BATCH} x {SHAPE.context} tokens, ", end="")
     print(f"{threads} threads, load {load:.1f}")
     print(f"bare torch loop      {1e3 * theirs:7.1f} ms a step")
-    print(f"Lightning + module   {1e3 * ours:7.1f} ms a step   x{ours / theirs:.3f} of medians")
+    print(f"tracked Lightning    {1e3 * ours:7.1f} ms a step   x{ours / theirs:.3f} of medians")
     print(f"                                       x{paired:.3f} median over blocks")
 
 
