@@ -23,7 +23,7 @@ from papertrail.core import progress, stopping, track
 from papertrail.core.compute import Compute
 
 KEPT = 2  # checkpoints: if a crash spoils the newest, the one before it still resumes
-REPORT_SECONDS = 2.0
+REPORT_SECONDS = 0.5
 
 
 class RunLogger(Logger):

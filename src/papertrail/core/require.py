@@ -87,7 +87,7 @@ def require(
             if record is None:
                 record = _compute(experiment, config, mode, store, joined)
     if joined and record.run_id != joined:
-        _answer(store, joined, record)
+        _answer(store, joined, record, f"{experiment.title(config)} (reused)")
     _note_parent(record)
     return record
 
@@ -177,10 +177,11 @@ def _note_parent(record: Record) -> None:
     current.tags({"papertrail.parents": ",".join(dict.fromkeys(parents))})
 
 
-def _answer(store: Store, joined: str, record: Record) -> None:
+def _answer(store: Store, joined: str, record: Record, name: str) -> None:
     """The run that `mlflow run` opened points to the one that holds the result."""
     note = f"Answered by [run {record.run_id}]({record.url}), which had computed this already."
     tags: Mapping[str, str] = {
+        "mlflow.runName": name,
         "papertrail.answered_by": record.run_id,
         "mlflow.note.content": note,
     }
