@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from papertrail.core import cli, fit, query
 from papertrail.core.identity import identify
-from papertrail.core.require import require
+from papertrail.core.require import require, standing
 from papertrail.core.store import Store, connect
 from papertrail.data.config import CORPUS, CorpusConfig
 from papertrail.monotone.config import PRETRAIN, PretrainConfig
@@ -96,6 +96,8 @@ def test_the_resumed_loss_curve_equals_the_uninterrupted_one(
     require(CORPUS, CorpusConfig(data=config.data))
     process = stopped_midway(config, store, number)
     assert process.returncode == (-number if number == signal.SIGKILL else 1)
+    if number == signal.SIGTERM:
+        assert standing(PRETRAIN, config).why.endswith("it is KILLED (stopped by SIGTERM)")
     before(config, store)
     resumed = require(PRETRAIN, config)
     said = capsys.readouterr().err
