@@ -302,3 +302,15 @@ def test_the_published_protocol_runs_too(record: Record, smoke: list[str]):
         compat.metrics["attack/baseline/hotflip/rise"]
         != record.metrics["attack/baseline/hotflip/rise"]
     )
+
+
+def test_a_table_whose_run_was_computed_again_is_drawn_anew_and_says_so(
+    record: Record, config: HotFlipConfig, smoke: list[str], capsys: pytest.CaptureFixture[str]
+):
+    """Last: it leaves a second run of the same identity in the store."""
+    before = order.ordered(ATTACK_SUCCESS, paper(ATTACK_SUCCESS, smoke))
+    again = require(HOTFLIP, config, "force")
+    after = order.ordered(ATTACK_SUCCESS, paper(ATTACK_SUCCESS, smoke))
+    assert after.run_id != before.run_id
+    assert f"{record.run_id} -> {again.run_id}" in capsys.readouterr().err
+    assert order.ordered(ATTACK_SUCCESS, paper(ATTACK_SUCCESS, smoke)).run_id == after.run_id
