@@ -625,7 +625,8 @@ def test_gates_fail_on_what_a_broken_attack_shows():
     weak, strong = 0.1 + noise, 0.4 - noise
     assert gates.white_box_beats_random(strong, weak).passed
     assert not gates.white_box_beats_random(weak, weak).passed  # a tie with chance is no attack
-    assert not gates.white_box_beats_random(weak + noise**3, weak).passed  # nor is a gain in noise
+    hardly = weak + noise - noise.mean() + 0.002  # above, by a quarter of its standard error
+    assert not gates.white_box_beats_random(hardly, weak).passed
     for holds in (gates.white_box_not_below_query, gates.white_box_not_below_transfer):
         assert holds(strong, weak).passed
         assert holds(weak + noise, weak).passed  # a tie within noise
