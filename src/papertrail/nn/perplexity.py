@@ -21,7 +21,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from papertrail.core.errors import BadInput
 from papertrail.nn.scoring import span_nll
 
-
 CPU_TOKENS, TOKENS = 1024, 16_384
 """In one batch. On a CPU, activations that stay in cache: 8 % faster than 4,096 at a time."""
 
