@@ -93,11 +93,12 @@ class Record:
         if reason := self.tags.get("papertrail.invalidated"):
             return f"it was invalidated ({reason})"
         try:
-            return self._changed(identity) or self._incomplete()
+            return self.changed(identity) or self._incomplete()
         except Missing as error:
             return str(error)
 
-    def _changed(self, identity: Identity | None) -> str:
+    def changed(self, identity: Identity | None) -> str:
+        """The keys in which the run's own question differs from `identity`; empty if in none."""
         if identity is None:
             return ""
         stored = json.loads(self.artifact(QUESTION).read_text(encoding="utf-8"))

@@ -157,7 +157,7 @@ def _clear(store: Store, identity: Identity) -> None:
 def _same(record: Record, identity: Identity) -> bool:
     """Whether the interrupted run asked exactly this question."""
     try:
-        return not record._changed(identity)
+        return not record.changed(identity)
     except Missing:
         return False  # it died before its question was written: nothing to continue
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from papertrail.core.query import Record
     from papertrail.tables.sheet import Cell, Column, Sheet
 
-NAMES = {"baseline": "baseline", "monotone": "monotone"}
+ARMS = ("baseline", "monotone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +89,10 @@ def draw_perplexity_gap(frame: pd.DataFrame) -> Sheet:
         Column(key="tokens", title="Tokens", help="Scored tokens of the test documents."),
     )
     rows = []
-    for arm in NAMES:
+    for arm in ARMS:
         mine = frame[frame["arm"] == arm]
         rows.append(
-            {"arm": Cell(value=NAMES[arm]), **_perplexity_cells(frame, arm)}
+            {"arm": Cell(value=arm), **_perplexity_cells(frame, arm)}
             | {
                 "unigram": _cell(mine, "test/unigram_perplexity", Format(digits=1)),
                 "tokens": _cell(mine, "test/tokens", Format(digits=0)),
@@ -136,8 +136,8 @@ def draw_attack_success(frame: pd.DataFrame) -> Sheet:
     attacked = frame[frame["experiment"] == HOTFLIP.name]
     scored = frame[frame["experiment"] == PERPLEXITY.name]
     rows = []
-    for arm in NAMES:
-        row = {"arm": Cell(value=NAMES[arm]), **_perplexity_cells(scored, arm)}
+    for arm in ARMS:
+        row = {"arm": Cell(value=arm), **_perplexity_cells(scored, arm)}
         for key in attacks:
             metric = f"attack/{arm}/{key}/success_perplexity"
             row[key] = _cell(attacked, metric, Format(digits=1, percent=True))
