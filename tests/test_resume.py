@@ -27,9 +27,10 @@ def store(store_uri: str) -> Store:
     return connect()
 
 
-@pytest.fixture
-def config(smoke: list[str]) -> PretrainConfig:
+@pytest.fixture(params=[1, 2], ids=["whole batches", "accumulated batches"])
+def config(smoke: list[str], request: pytest.FixtureRequest) -> PretrainConfig:
     argv = [*smoke, f"--pretrain.steps={STEPS}", "--compute.checkpoint_seconds=1e-9"]
+    argv.append(f"--compute.accumulate={request.param}")
     found = cli.parse(PRETRAIN, argv)[0]
     assert isinstance(found, PretrainConfig)
     return found

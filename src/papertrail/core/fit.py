@@ -97,7 +97,11 @@ class Keeper(L.Callback):
         # A function of the step alone, so that dropout after a resume is what it would have been.
         torch.manual_seed(self._seed * 1_000_003 + trainer.fit_loop.epoch_loop.total_batch_idx)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # half a step: gradients that are still adding up are in no checkpoint
         now = time.monotonic()
         if now - self._reported > REPORT_SECONDS:
             done = trainer.global_step / trainer.max_steps
@@ -144,7 +148,9 @@ def fit(
         )
         start = newest_good(folder)
         first = _step(start) * compute.accumulate if start else 0
-        _train(trainer, module, Batches(batch, num_batches, first), validation, start)
+        batches = Batches(batch, num_batches, first)
+        seen: DataLoader[Tensor] = DataLoader(validation, batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(module, batches, seen, ckpt_path=start, weights_only=False)
         commit(write(trainer, folder))
     _keep(folder)
     return trainer
@@ -183,17 +189,6 @@ def commit(part: Path) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """Resumable checkpoints, newest first."""
     return sorted(folder.glob("step-*.ckpt"), reverse=True)
-
-
-def _train(
-    trainer: L.Trainer,
-    module: L.LightningModule,
-    batches: Batches,
-    validation: Sequence[Tensor],
-    start: Path | None,
-) -> None:
-    loader: DataLoader[Tensor] = DataLoader(validation, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, batches, loader, ckpt_path=start, weights_only=False)
 
 
 def _step(checkpoint: Path) -> int:
