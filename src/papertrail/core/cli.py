@@ -69,9 +69,7 @@ def launch(experiment: Experiment) -> None:
         load(experiment.answer)(experiment, config, execution.mode, execution.workers)
     except BadInput as error:
         sys.exit(complain(experiment.name, error, USAGE))
-    except Missing as error:
-        sys.exit(complain(experiment.name, error, FAILURE))
-    except Interrupted as error:
+    except (Missing, Interrupted) as error:
         sys.exit(complain(experiment.name, error, FAILURE))
 
 

@@ -78,24 +78,25 @@ def require(
     otherwise points to the run that answered. Missing in mode read_only if nothing usable stands.
     """
     store = store or (current.store if (current := track.current()) else connect())
-    record = _find(experiment, config, mode, store)
+    found = standing(experiment, config, store)
+    record = _reusable(experiment, found, mode)
     if record is None:
-        identity = identify(experiment, config)
-        with store.lock(identity.digest):
+        with store.lock(found.identity.digest):
             # Whoever held the claim may have computed it while we waited.
-            record = _find(experiment, config, mode, store)
+            found = standing(experiment, config, store)
+            record = _reusable(experiment, found, mode)
             if record is None:
-                record = _compute(experiment, config, mode, store, joined)
+                record = _compute(experiment, config, found, mode, store, joined)
     if joined and record.run_id != joined:
         _answer(store, joined, record, f"{experiment.title(config)} (reused)")
-    _note_parent(record)
+    if current := track.current():
+        current.built_on(record.run_id)
     return record
 
 
-def _find(experiment: Experiment, config: Any, mode: Mode, store: Store) -> Record | None:
+def _reusable(experiment: Experiment, found: Standing, mode: Mode) -> Record | None:
     if mode == "force":
         return None
-    found = standing(experiment, config, store)
     if found.usable is None and mode == "read_only":
         where = f"{experiment.name} {found.identity}"
         raise Missing(f"{where}: {found.why or 'never computed'}; leave out run.mode=read_only")
@@ -103,9 +104,13 @@ def _find(experiment: Experiment, config: Any, mode: Mode, store: Store) -> Reco
 
 
 def _compute(
-    experiment: Experiment, config: Any, mode: Mode, store: Store, joined: str | None
+    experiment: Experiment,
+    config: Any,
+    found: Standing,
+    mode: Mode,
+    store: Store,
+    joined: str | None,
 ) -> Record:
-    found = standing(experiment, config, store)
     resumed = None if mode == "force" else _resumable(found, store)
     if found.running and mode != "force":
         owner = found.running.tags.get("papertrail.owner")
@@ -166,15 +171,6 @@ def _owner_lives(record: Record) -> bool:
     """False only on evidence of death; a run of another host counts as alive."""
     text = record.tags.get("papertrail.owner")
     return Owner.parse(text).alive() is not False if text else False
-
-
-def _note_parent(record: Record) -> None:
-    current = track.current()
-    if current is None:
-        return
-    mine = query.by_id(current.run_id, current.store).tags.get("papertrail.parents", "")
-    parents = [*filter(None, mine.split(",")), record.run_id]
-    current.tags({"papertrail.parents": ",".join(dict.fromkeys(parents))})
 
 
 def _answer(store: Store, joined: str, record: Record, name: str) -> None:

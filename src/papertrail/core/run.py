@@ -8,7 +8,8 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Run:
         self._pace = progress_.Pace()
         self._manifest: dict[str, dict[str, Any]] = {}
         self._failed_gates: list[str] = []
+        self._parents: dict[str, None] = {}  # run ids in the order of first use
 
     def metrics(self, values: Mapping[str, int | float], step: int = 0) -> None:
         now = int(time.time() * 1000)
@@ -91,17 +93,24 @@ class Run:
         name = f"{under}/{path.name}" if under else path.name
         self._manifest[name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
 
-    def forget(self, name: str) -> None:
-        """Take a file that was replaced out of the manifest."""
-        self._manifest.pop(name, None)
-
-    def text(self, name: str, text: str) -> None:
-        """Log `text` as the artifact `name` ("folder/file.txt")."""
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A path to write to; what is there when the block ends becomes the artifact `name`."""
         folder, _, file = name.rpartition("/")
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / file
-            path.write_text(text, encoding="utf-8")
+            yield path
             self.artifact(path, folder)
+
+    def text(self, name: str, text: str) -> None:
+        """Log `text` as the artifact `name` ("folder/file.txt")."""
+        with self.file(name) as path:
+            path.write_text(text, encoding="utf-8")
+
+    def built_on(self, run_id: str) -> None:
+        """Note that this run used the result of another."""
+        self._parents[run_id] = None
+        self.tags({"papertrail.parents": ",".join(self._parents)})
 
     def complete(self) -> None:
         """Manifest, then the mark that makes the run usable, then FINISHED."""

@@ -7,9 +7,8 @@ ends decides what the run reads as.
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +28,6 @@ from papertrail.core.store import ROOT, Store
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 QUESTION = "identity.json"
 PARAM_LIMIT, PARAM_BATCH = 6000, 100  # MLflow's own limits
@@ -72,18 +70,13 @@ def json_result(name: str, tree: Mapping[str, Any]) -> None:
 
 def parquet(name: str, table: "pd.DataFrame") -> None:
     """Log `samples/NAME.parquet`: one row per example, the raw material of paired tests."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"{name}.parquet"
+    with file(f"samples/{name}.parquet") as path:
         table.to_parquet(path, index=False)
-        run().artifact(path, "samples")
 
 
-def figure(name: str, drawing: "Figure") -> None:
-    """Log `figures/NAME.png`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"{name}.png"
-        drawing.savefig(path, dpi=200, bbox_inches="tight")
-        run().artifact(path, "figures")
+def file(name: str) -> AbstractContextManager[Path]:
+    """A path to write to; what is there when the block ends becomes the artifact `name`."""
+    return run().file(name)
 
 
 def gate(name: str, passed: bool, sentence: str) -> None:

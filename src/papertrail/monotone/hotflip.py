@@ -37,7 +37,7 @@ from papertrail.monotone.config import (
 from papertrail.monotone.perplexity import trained
 from papertrail.monotone.train import open_corpus
 from papertrail.stats.intervals import paired_bootstrap
-from papertrail.tables.figures import budget_curves
+from papertrail.tables.figures import budget_curves, save
 
 PREPARED = 0.6  # share of the time spent before the attacks begin, for the progress bar
 
@@ -59,7 +59,8 @@ def hotflip(config: HotFlipConfig) -> None:
     track.json_result("hotflip_results", robustness.results(rows, options))
     for arm, gate in [*robustness.controls(rows, options.protocol), *_rules(texts, found, options)]:
         track.gate(f"{arm}/{gate.name}", gate.passed, gate.sentence)
-    track.figure("budget_curves", budget_curves(robustness.curve_frame(rows)))
+    with track.file("figures/budget_curves.png") as path:
+        save(budget_curves(robustness.curve_frame(rows)), path)
     track.describe(
         f"HotFlip ({options.protocol}, up to {options.flips} flips, top {options.top_k}) with "
         f"random, query and transfer controls on {len(texts)} texts, baseline against monotone."

@@ -53,12 +53,9 @@ def _mode(mode: Mode, experiment: Experiment, table: Table, config: Any, store: 
     now = [one.run_id for one in grid.plan(table, config, store)]
     if then == now:
         return mode
-    changed = [f"{a or 'missing'} -> {b or 'missing'}" for a, b in zip(then, now, strict=True)]
-    progress.say(
-        f"tables: {table.name} was drawn from other runs ("
-        f"{', '.join(line for line, a, b in zip(changed, then, now, strict=True) if a != b)}); "
-        "drawing it anew"
-    )
+    pairs = zip(then, now, strict=True)
+    changed = ", ".join(f"{a or 'missing'} -> {b or 'missing'}" for a, b in pairs if a != b)
+    progress.say(f"tables: {table.name} was drawn from other runs ({changed}); drawing it anew")
     return "force"
 
 
