@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd  # a finished run is looked up without waiting for pandas
 
 PAGE = 1000
+MACHINE = re.compile(r"^(system/|progress$)|(^|[/_])seconds$|per_second|oom_retries")
+"""Metrics that measure the machine: they differ between two runs of one question."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,15 @@ class Record:
         """The parsed artifact `results/NAME.json`."""
         return json.loads(self.artifact(f"results/{name}.json").read_text(encoding="utf-8"))
 
+    def other_numbers(self, other: Record) -> str:
+        """The first result that differs from that of `other`, machine measurements aside."""
+        for key in sorted(self.metrics.keys() | other.metrics.keys()):
+            mine, theirs = self.metrics.get(key, math.nan), other.metrics.get(key, math.nan)
+            same = math.isclose(mine, theirs, rel_tol=1e-9) or (mine != mine and theirs != theirs)
+            if not same and not MACHINE.search(key):
+                return f"{key} {mine:.6g} against {theirs:.6g}"
+        return ""
+
     def unusable(self, identity: Identity | None = None) -> str:
         """Why the run is no answer, in one clause; empty when it is usable."""
         if self.run.info.lifecycle_stage != "active":
@@ -126,9 +140,21 @@ def by_id(run_id: str, store: Store | None = None) -> Record:
         raise Missing(f"run {run_id}: not in {store.uri} ({error.error_code})") from None
 
 
-def by_identity(identity: str, store: Store) -> list[Record]:
-    """Every run that asked this question, newest first."""
-    return list(_search(store, f"tags.`papertrail.identity` = '{identity}'"))
+def by_ids(run_ids: Sequence[str], store: Store) -> dict[str, Record]:
+    """Records of those runs that the store still has, deleted ones included."""
+    found = {}
+    for run_id in run_ids:
+        with suppress(Missing):
+            found[run_id] = by_id(run_id, store)
+    return found
+
+
+def by_identities(identities: Sequence[str], store: Store) -> dict[str, list[Record]]:
+    """Every run that asked each of these questions, newest first; an empty list where none did."""
+    return {
+        identity: list(_search(store, f"tags.`papertrail.identity` = '{identity}'"))
+        for identity in identities
+    }
 
 
 def usable(experiment: str, store: Store | None = None) -> list[Record]:

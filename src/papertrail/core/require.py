@@ -5,15 +5,15 @@ kernel, so the death of its owner frees it, and nobody ever deletes a lock file 
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mlflow.entities import RunTag
 
 from papertrail.core import progress, query, track
 from papertrail.core.errors import Missing
-from papertrail.core.experiment import Experiment
+from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import Identity, identify
 from papertrail.core.owner import Owner
 from papertrail.core.query import Record
@@ -22,7 +22,7 @@ from papertrail.core.store import Store, connect
 Mode = Literal["reuse", "force", "read_only"]
 PARENT = "PAPERTRAIL_PARENT_RUN"
 """Environment variable: the run for which a process of the pool computes."""
-State = Literal["finished", "running", "failed", "missing"]
+State = Literal["finished", "running", "failed", "blocked", "missing"]
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,17 @@ class Standing:
     """What the store knows of one identity."""
 
     identity: Identity
-    usable: Record | None
-    interrupted: Record | None
+    usable: Record | None = None
+    interrupted: Record | None = None
     """A run that died or was stopped and may be continued."""
-    running: Record | None
+    running: Record | None = None
     """A run whose owner lives, or cannot be shown to be dead."""
-    why: str
+    why: str = ""
     """Why the newest run is no answer; empty if it is, or if there is none."""
+    blocked: str = ""
+    """Where nothing was computed yet: the run that it builds on which failed, and its cause."""
+    doubled: str = ""
+    """Another usable run of the same question, if its numbers differ from those of `usable`."""
 
     @property
     def state(self) -> State:
@@ -44,24 +48,71 @@ class Standing:
             return "finished"
         if self.running:
             return "running"
-        return "failed" if self.why else "missing"
+        if self.why:
+            return "failed"
+        return "blocked" if self.blocked else "missing"
 
 
 def standing(experiment: Experiment, config: Any, store: Store | None = None) -> Standing:
     """Look `config` up without computing anything."""
-    store = store or connect()
-    identity = identify(experiment, config)
+    return standings([Question(experiment, config)], store or connect())[0]
+
+
+def standings(questions: Sequence[Question], store: Store) -> list[Standing]:
+    """What stands of all questions now, in order: one look at the store for all of them."""
+    if not questions:
+        return []
+    identities = [identify(question.experiment, question.config) for question in questions]
+    records = query.by_identities(list({one.digest for one in identities}), store)
+    judged = {one.digest: _judge(one, records[one.digest]) for one in identities}
+    missing = {
+        one.digest: question
+        for one, question in zip(identities, questions, strict=True)
+        if judged[one.digest].state == "missing"
+    }
+    for digest, cause in zip(missing, _causes(list(missing.values()), store), strict=True):
+        judged[digest] = replace(judged[digest], blocked=cause)
+    return [judged[one.digest] for one in identities]
+
+
+def _judge(identity: Identity, records: Sequence[Record]) -> Standing:
+    """Which of the runs of one identity, newest first, answers it, and why the others do not."""
+    usable: list[Record] = []
     why, interrupted, running = "", None, None
-    for record in query.by_identity(identity.digest, store):
+    for record in records:
         reason = record.unusable(identity)
         if not reason:
-            return Standing(identity, record, None, None, "")
+            usable.append(record)
+            continue
         why = why or f"{record.run_id} was not reused: {reason}"
         if record.status == "RUNNING" and _owner_lives(record):
             running = running or record
         elif record.status in ("RUNNING", "KILLED", "FAILED") and _same(record, identity):
             interrupted = interrupted or record
+    if usable:
+        return Standing(identity, usable[0], doubled=_doubled(usable))
     return Standing(identity, None, interrupted, running, why)
+
+
+def _doubled(usable: Sequence[Record]) -> str:
+    """The first run whose numbers differ from the newest's: same question, another answer."""
+    for other in usable[1:]:
+        if difference := usable[0].other_numbers(other):
+            return f"run {other.run_id} answers the same question otherwise: {difference}"
+    return ""
+
+
+def _causes(questions: Sequence[Question], store: Store) -> list[str]:
+    """For each question, the failed run that it builds on and its cause; empty if none failed."""
+    needs = [list(q.experiment.upstream(q.config).values()) for q in questions]
+    below = iter(standings([need for some in needs for need in some], store))
+    return [next(filter(None, [_cause(need, next(below)) for need in some]), "") for some in needs]
+
+
+def _cause(need: Question, found: Standing) -> str:
+    if found.state == "failed":
+        return f"it builds on {need.experiment.name} {found.identity}: {found.why}"
+    return found.blocked
 
 
 def require(

@@ -47,7 +47,13 @@ def print_plan(table: Table, planned: Sequence[Planned]) -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    colours = {"finished": "green", "running": "cyan", "failed": "red", "missing": "yellow"}
+    colours = {
+        "finished": "green",
+        "running": "cyan",
+        "failed": "red",
+        "blocked": "red",
+        "missing": "yellow",
+    }
     counts = ", ".join(
         f"{sum(one.standing.state == state for one in planned)} {state}" for state in colours
     )
