@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from pydantic import PositiveInt
 
 from papertrail.core.errors import BadInput, Interrupted, Missing
-from papertrail.core.experiment import Experiment, load
+from papertrail.core.experiment import Command, Experiment, load
 from papertrail.core.identity import canonical, dumps, flat, identify
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -27,21 +27,25 @@ USAGE, FAILURE = 2, 1  # exit codes: what was typed cannot be used; what was ask
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+Mode = Literal["reuse", "force", "retry_failed", "read_only"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a run is executed; none of it is part of what the run is."""
 
-    mode: Literal["reuse", "force", "read_only"] = "reuse"
-    """reuse what stands; force a new computation; read_only never computes."""
+    mode: Mode = "reuse"
+    """reuse what stands, resume what was interrupted, compute the rest; force a new computation;
+    retry_failed computes only what failed, afresh; read_only never computes."""
     workers: PositiveInt = 1
     """Runs computed side by side on this machine, each in a process of its own."""
 
 
-def parse(experiment: Experiment, argv: Sequence[str]) -> tuple[Any, Execution]:
+def parse(typed: Command, argv: Sequence[str]) -> tuple[Any, Execution]:
     """The config and execution that `argv` means; BadInput naming the option otherwise."""
-    parser = _parser(experiment)
+    parser = _parser(typed)
     words = list(_paired(argv))
-    layered = _layers(experiment, words, _options(parser))
+    layered = _layers(typed, words, _options(parser))
     try:
         chosen = parser.parse_args([f"--{key}={text}" for key, text in layered.items()])
         made = parser.instantiate(chosen)
@@ -49,28 +53,28 @@ def parse(experiment: Experiment, argv: Sequence[str]) -> tuple[Any, Execution]:
         raise BadInput(_explain(str(error), layered)) from None
     except ValueError as error:  # a rule between options, from a schema's __post_init__
         raise BadInput(" ".join(str(error).split())) from None
-    execution = made.pop("run")
-    names = [field.name for field in fields(experiment.schema)]
-    return experiment.schema(**{name: made[name] for name in names}), execution
+    execution = made.pop("run", Execution())
+    names = [field.name for field in fields(typed.schema)]
+    return typed.schema(**{name: made[name] for name in names}), execution
 
 
-def launch(experiment: Experiment) -> None:
+def launch(typed: Command) -> None:
     """The last line of every file in entrypoints/."""
     argv = sys.argv[1:]
     if {"-h", "--help"} & set(argv):
-        return print_help(experiment, [word for word in argv if word not in ("-h", "--help")])
+        return print_help(typed, [word for word in argv if word not in ("-h", "--help")])
     try:
-        config, execution = parse(experiment, argv)
-        identify(experiment, config)  # reads the data it names: a wrong path is a typo as well
-    except BadInput as error:
-        sys.exit(complain(experiment.name, error, USAGE))
-    try:
+        config, execution = parse(typed, argv)
+        if isinstance(typed, Experiment):
+            identify(typed, config)  # reads the data it names: a wrong path is a typo as well
         # mlflow takes seconds to load: a typo above did not wait for it
-        load(experiment.answer)(experiment, config, execution.mode, execution.workers)
+        load(typed.answer)(typed, config, execution)
     except BadInput as error:
-        sys.exit(complain(experiment.name, error, USAGE))
+        sys.exit(complain(typed.name, error, USAGE))
     except (Missing, Interrupted) as error:
-        sys.exit(complain(experiment.name, error, FAILURE))
+        sys.exit(complain(typed.name, error, FAILURE))
+    except KeyboardInterrupt:  # before a run was open: nothing is lost
+        sys.exit(complain(typed.name, Interrupted("SIGINT"), FAILURE))
 
 
 def complain(name: str, error: BaseException, code: int) -> int:
@@ -89,12 +93,12 @@ def peek(name: str, key: str, argv: Sequence[str]) -> str:
     return str(found)
 
 
-def command(experiment: Experiment, config: Any) -> str:
+def command(typed: Experiment, config: Any) -> str:
     """The shortest `mlflow run` that means `config`, for people to copy."""
-    plain, _ = parse(experiment, [])
+    plain, _ = parse(typed, [])
     changed = _differing(plain, config)
     options = [f"-P {shlex.quote(f'{key}={text}')}" for key, text in changed]
-    return " ".join(["mlflow run . -e", experiment.name, *options])
+    return " ".join(["mlflow run . -e", typed.name, *options])
 
 
 def arguments(config: Any) -> list[str]:
@@ -102,31 +106,32 @@ def arguments(config: Any) -> list[str]:
     return [f"--{key}={_spelled(value)}" for key, value in flat(canonical(config)).items()]
 
 
-def print_help(experiment: Experiment, argv: Sequence[str]) -> None:
+def print_help(typed: Command, argv: Sequence[str]) -> None:
     """Every option with its meaning and the value it has under conf/NAME.yaml and `argv`."""
-    parser = _parser(experiment)
-    layered = _layers(experiment, list(_paired(argv)), _options(parser))
+    parser = _parser(typed)
+    layered = _layers(typed, list(_paired(argv)), _options(parser))
     parser.set_defaults(layered)
     print(_readable(parser.format_help()))
 
 
-def _parser(experiment: Experiment) -> ArgumentParser:
+def _parser(typed: Command) -> ArgumentParser:
     # allow_abbrev: argparse would take --model.dep for --model.depth.
     parser = ArgumentParser(
-        prog=f"mlflow run . -e {experiment.name}",
+        prog=f"mlflow run . -e {typed.name}",
         description="Options are given as -P key=value, or as --key=value to the entry point.",
         exit_on_error=False,
         allow_abbrev=False,
-        usage=f"mlflow run . -e {experiment.name} [-P key=value ...]",
+        usage=f"mlflow run . -e {typed.name} [-P key=value ...]",
     )
-    parser.add_class_arguments(experiment.schema)
-    parser.add_class_arguments(Execution, "run")
+    parser.add_class_arguments(typed.schema)
+    if isinstance(typed, Experiment):
+        parser.add_class_arguments(Execution, "run")
     return parser
 
 
-def options_of(experiment: Experiment) -> list[str]:
+def options_of(typed: Command) -> list[str]:
     """Dotted names of every option, those of the execution among them."""
-    return _options(_parser(experiment))
+    return _options(_parser(typed))
 
 
 def _options(parser: ArgumentParser) -> list[str]:
@@ -149,16 +154,16 @@ def _paired(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _layers(
-    experiment: Experiment, words: Sequence[tuple[str, str]], known: Sequence[str]
+    typed: Command, words: Sequence[tuple[str, str]], known: Sequence[str]
 ) -> dict[str, str]:
     """Option -> text after conf file, presets and single values have been laid over each other."""
-    conf = dict(words).get("config") or str(CONF / f"{experiment.name}.yaml")
+    conf = dict(words).get("config") or str(CONF / f"{typed.name}.yaml")
     headline = _read(Path(conf), must="config" in dict(words))
-    typed = [(key, value) for key, value in words if key != "config"]
+    options = [(key, value) for key, value in words if key != "config"]
     groups = {key: value for key, value in headline.items() if isinstance(value, str)}
     groups = {k: v for k, v in groups.items() if k not in known and _is_group(k)}
     singles: dict[str, str] = {}
-    for key, value in typed:
+    for key, value in options:
         if _is_group(key) and key not in known:
             groups[key] = value
         else:
@@ -168,18 +173,18 @@ def _layers(
     layers = _flat(base, known, conf)
     # `scale` overlays several sections, so it goes under a preset that fills one.
     for group in sorted(groups, key=lambda name: name in _sections(known)):
-        layers |= _preset(experiment, group, groups[group], known)
+        layers |= _preset(typed, group, groups[group], known)
     return layers | singles
 
 
-def _preset(experiment: Experiment, group: str, name: str, known: Sequence[str]) -> dict[str, str]:
+def _preset(typed: Command, group: str, name: str, known: Sequence[str]) -> dict[str, str]:
     """The options that a preset sets: of its own section, or of every section we have."""
     if name.endswith((".yaml", ".yml")):
         paths = [Path(name)]
         if not paths[0].is_file():
             raise BadInput(f"{group}: no such file ({name}); give a preset or a YAML file")
     else:
-        presets = _presets(experiment, group)
+        presets = _presets(typed, group)
         if name not in presets:
             hint = f"; or set {group}.name={name}" if f"{group}.name" in known else ""
             near = ", ".join(presets) or "none"
@@ -196,10 +201,10 @@ def _preset(experiment: Experiment, group: str, name: str, known: Sequence[str])
     return out
 
 
-def _presets(experiment: Experiment, group: str) -> dict[str, list[Path]]:
+def _presets(typed: Command, group: str) -> dict[str, list[Path]]:
     """Files of each preset of a group: what all studies share, then what this study adds."""
     found: dict[str, list[Path]] = {}
-    for folder in (CONF / group, CONF / group / experiment.study):
+    for folder in (CONF / group, CONF / group / typed.study):
         for path in sorted(folder.glob("*.yaml")):
             found.setdefault(path.stem, []).append(path)
     return found

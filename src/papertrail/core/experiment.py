@@ -34,8 +34,8 @@ def _seed_label(config: Any) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A name, the schema of its options, and the verb `f(config) -> None` that logs to the run."""
+class Command:
+    """What a person can type: a name, the schema of its options, and who answers."""
 
     name: str
     """Entry point, MLproject stanza and conf file carry this name."""
@@ -43,6 +43,14 @@ class Experiment:
     """The paper it belongs to; also where its presets are looked up."""
     schema: type[Any]
     """Frozen keyword-only dataclass: the one list of options."""
+    answer: str
+    """`package.module:function`, called as f(command, config, execution) by `cli.launch`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Command):
+    """A command whose answer is a run: its verb `f(config) -> None` logs to the open run."""
+
     verb: str
     """`package.module:function`, imported when the experiment runs."""
     show: str = "papertrail.core.report:headline"
@@ -50,7 +58,7 @@ class Experiment:
     label: Callable[[Any], str] = _seed_label
     """What tells its runs apart at a glance, behind its name in the UI."""
     answer: str = "papertrail.core.report:answer"
-    """`package.module:function`, gets the result and shows it; `launch` calls it."""
+    """Gets the result and shows it."""
     revision: int = 1
     """Raised by hand when the code changes what a run means; every older run is then void."""
     infrastructure: tuple[str, ...] = ()

@@ -4,19 +4,20 @@ import os
 from typing import Any
 
 from papertrail.core import launch, progress
+from papertrail.core.cli import Execution
 from papertrail.core.experiment import Experiment, load
 from papertrail.core.query import Record
-from papertrail.core.require import Mode, require
+from papertrail.core.require import require
 from papertrail.core.store import connect
 
 
-def answer(experiment: Experiment, config: Any, mode: Mode, workers: int) -> None:
+def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     """Get the result of `experiment` under `config`, however it is to be had, and show it."""
     store = connect()
     # Ours alone: a child process that inherited it would write into, and end, our run.
     joined = os.environ.pop("MLFLOW_RUN_ID", None)
-    with launch.pool(workers):
-        record = require(experiment, config, mode, store, joined)
+    with launch.pool(execution.workers):
+        record = require(experiment, config, execution.mode, store, joined)
     load(experiment.show)(record, config)
     print(f"\nrun {record.run_id}  {record.url}")
     if command := store.ui_command():

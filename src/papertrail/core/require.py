@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mlflow.entities import RunTag
 
 from papertrail.core import progress, query, track
+from papertrail.core.cli import Mode
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import Identity, identify
@@ -19,7 +20,6 @@ from papertrail.core.owner import Owner
 from papertrail.core.query import Record
 from papertrail.core.store import Store, connect
 
-Mode = Literal["reuse", "force", "read_only"]
 PARENT = "PAPERTRAIL_PARENT_RUN"
 """Environment variable: the run for which a process of the pool computes."""
 State = Literal["finished", "running", "failed", "blocked", "missing"]

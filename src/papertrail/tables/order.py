@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from papertrail.core import launch, progress, track
+from papertrail.core.cli import Execution, Mode
 from papertrail.core.experiment import Experiment, narrow
 from papertrail.core.query import Record
 from papertrail.core.report import answer as answer_run
-from papertrail.core.require import Mode, require, standing
+from papertrail.core.require import require, standing
 from papertrail.core.store import Store, connect
 from papertrail.tables import grid, render
 from papertrail.tables.catalog import Table, find, rendering
@@ -25,18 +26,19 @@ def ordered(table: Table, config: Any) -> Record:
     return require(experiment, config, _mode("reuse", experiment, table, config, connect()))
 
 
-def answer(experiment: Experiment, config: Any, mode: Mode, workers: int) -> None:
+def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     """Print the plan, or compute what may be computed and render."""
     store, table = connect(), find(config.name)
     if config.plan:
         os.environ.pop("MLFLOW_RUN_ID", None)
         return grid.print_plan(table, grid.plan(table, config, store))
     if config.run_missing:
-        with launch.pool(workers):
+        with launch.pool(execution.workers):
             launch.require_all([need.question for need in table.needs(config)], store)
     if not config.partial:
         grid.refuse_holes(table, grid.plan(table, config, store))
-    answer_run(experiment, config, _mode(mode, experiment, table, config, store), workers)
+    mode = _mode(execution.mode, experiment, table, config, store)
+    answer_run(experiment, config, replace(execution, mode=mode))
     return None
 
 
