@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM
 from papertrail.core import cli, query
 from papertrail.core.errors import Missing
 from papertrail.core.query import Record
-from papertrail.core.require import require, standing
+from papertrail.core.require import require
+from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect
 from papertrail.monotone import robustness
 from papertrail.monotone.config import (

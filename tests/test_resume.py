@@ -14,7 +14,8 @@ from conftest import ROOT
 
 from papertrail.core import cli, fit, query
 from papertrail.core.identity import identify
-from papertrail.core.require import require, standing
+from papertrail.core.require import require
+from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect
 from papertrail.data.config import CORPUS, CorpusConfig
 from papertrail.monotone.config import PRETRAIN, PretrainConfig

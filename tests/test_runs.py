@@ -22,7 +22,8 @@ from papertrail.core.experiment import Question
 from papertrail.core.identity import identify
 from papertrail.core.launch import pool, require_all
 from papertrail.core.query import Record
-from papertrail.core.require import require, standing
+from papertrail.core.require import require
+from papertrail.core.standing import standing
 from papertrail.core.run import COMPLETE
 from papertrail.core.store import Store, connect
 

@@ -6,7 +6,9 @@ typed, layers apply as: the schema's defaults, conf/NAME.yaml, presets, single v
 """
 
 import difflib
+import os
 import re
+import secrets
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,8 @@ from papertrail.core.identity import canonical, dumps, flat, identify
 
 CONF = Path(__file__).parents[3] / "conf"
 USAGE, FAILURE = 2, 1  # exit codes: what was typed cannot be used; what was asked for failed
+ORDER = "PAPERTRAIL_ORDER"
+"""Environment variable: names the command that somebody typed, in every process it started."""
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
@@ -61,6 +65,7 @@ def parse(typed: Command, argv: Sequence[str]) -> tuple[Any, Execution]:
 def launch(typed: Command) -> None:
     """The last line of every file in entrypoints/."""
     argv = sys.argv[1:]
+    os.environ.setdefault(ORDER, secrets.token_hex(6))
     if {"-h", "--help"} & set(argv):
         return print_help(typed, [word for word in argv if word not in ("-h", "--help")])
     try:

@@ -29,6 +29,10 @@ def _no_data(config: Any) -> Mapping[str, str]:
     return {}
 
 
+def _no_horizon(config: Any) -> str:
+    return ""
+
+
 def _seed_label(config: Any) -> str:
     return f"seed {config.seed}" if hasattr(config, "seed") else ""
 
@@ -69,6 +73,10 @@ class Experiment(Command):
     """The runs that `config` builds on, by role."""
     data: Callable[[Any], Mapping[str, str]] = _no_data
     """Dotted path of an option that names data -> digest of that data's content."""
+
+    horizon: Callable[[Any], str] = _no_horizon
+    """Dotted path of the option that counts optimizer steps, where a longer run continues a shorter
+    one; empty where the schedule depends on how long the run is."""
 
     def title(self, config: Any) -> str:
         """Name of a run in the UI."""

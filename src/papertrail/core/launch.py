@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from papertrail.core import cli, progress, track
+from papertrail.core.cli import Mode
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Question
 from papertrail.core.query import Record
-from papertrail.core.require import PARENT, require, standing
+from papertrail.core.require import PARENT, require, voice_doubts
+from papertrail.core.standing import Standing, standings
 from papertrail.core.store import ROOT, Store, connect
 
 POLL_SECONDS = 0.2
@@ -28,16 +31,21 @@ GRACE_SECONDS = 60.0  # a stopped child writes a checkpoint before it goes
 class Launcher(Protocol):
     """Answers questions; afterwards each either stands in the store or has a reason there."""
 
-    def compute(self, questions: Sequence[Question], store: Store) -> None:
-        """Return when none is being computed any more."""
+    def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
+        """Return when none is being computed any more; one that fails does not stop the others."""
 
 
 class Here:
     """One after the other in this process: imports are paid once."""
 
-    def compute(self, questions: Sequence[Question], store: Store) -> None:
+    def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
         for question in questions:
-            require(question.experiment, question.config, store=store)
+            try:
+                require(question.experiment, question.config, mode, store)
+            except Missing as error:
+                progress.say(str(error))
+            except (Exception, SystemExit):  # whatever it was, the others do not depend on it
+                traceback.print_exc()
 
 
 @dataclass(frozen=True)
@@ -46,23 +54,23 @@ class Pool:
 
     workers: int
 
-    def compute(self, questions: Sequence[Question], store: Store) -> None:
+    def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
         waiting, running = list(questions), list[tuple[Question, subprocess.Popen[bytes]]]()
         try:
             while waiting or running:
                 while waiting and len(running) < self.workers:
                     question = waiting.pop(0)
-                    running.append((question, self._start(question, store)))
+                    running.append((question, self._start(question, store, mode)))
                 running = [pair for pair in running if pair[1].poll() is None]
                 time.sleep(POLL_SECONDS)
         finally:
             _stop([process for _, process in running])
 
-    def _start(self, question: Question, store: Store) -> "subprocess.Popen[bytes]":
+    def _start(self, question: Question, store: Store, mode: Mode) -> "subprocess.Popen[bytes]":
         entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
         cores = max(1, (os.cpu_count() or 1) // self.workers)
         parent = track.current()
-        environment = os.environ | {
+        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"} | {
             "PYTHONPATH": str(ROOT / "src"),
             "MLFLOW_TRACKING_URI": store.uri,
             "PAPERTRAIL_WORK": str(store.work),
@@ -70,7 +78,7 @@ class Pool:
         }
         if parent is not None:
             environment[PARENT] = parent.run_id
-        words = [sys.executable, str(entry), *cli.arguments(question.config)]
+        words = [sys.executable, str(entry), *cli.arguments(question.config), f"--run.mode={mode}"]
         return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
 
 
@@ -87,26 +95,36 @@ def pool(workers: int) -> Iterator[None]:
         _LAUNCHER.reset(token)
 
 
-def require_all(questions: Sequence[Question], store: Store | None = None) -> list[Record]:
-    """The usable runs of all questions, in order; Missing naming those that failed."""
+def require_all(
+    questions: Sequence[Question], store: Store | None = None, mode: Mode = "reuse"
+) -> list[Record]:
+    """The usable runs of all questions, in order; Missing naming those that failed, and why."""
     open_run = track.current()
     store = store or (open_run.store if open_run else connect())
-    wanted = [
-        question
-        for question in questions
-        if standing(question.experiment, question.config, store).usable is None
-    ]
-    _LAUNCHER.get().compute(wanted, store)
-    found = [standing(question.experiment, question.config, store) for question in questions]
-    failed = [
-        f"{question.experiment.name} {one.identity}: {one.why or 'nothing was logged'}"
-        for question, one in zip(questions, found, strict=True)
-        if one.usable is None
-    ]
+    found = standings(questions, store)
+    pairs = zip(questions, found, strict=True)
+    wanted = [question for question, one in pairs if mode == "force" or one.usable is None]
+    if wanted:
+        _LAUNCHER.get().compute(wanted, store, mode)
+        found = standings(questions, store)
+    records = _all_usable(questions, found)
+    if open_run:
+        open_run.built_on(*(record.run_id for record in records))
+    return records
+
+
+def _all_usable(questions: Sequence[Question], found: Sequence[Standing]) -> list[Record]:
+    records, failed = [], []
+    for question, one in zip(questions, found, strict=True):
+        if one.usable is None:
+            why = one.why or one.blocked or "nothing was logged"
+            failed.append(f"{question.experiment.name} {one.identity}: {why}")
+        else:
+            voice_doubts(question.experiment, one, one.usable)
+            records.append(one.usable)
     if failed:
         raise Missing(f"{len(failed)} of {len(questions)} runs are missing: {'; '.join(failed)}")
-    # Through require, so that the open run learns what it builds on.
-    return [require(question.experiment, question.config, store=store) for question in questions]
+    return records
 
 
 def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:

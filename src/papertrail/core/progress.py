@@ -53,6 +53,16 @@ def bar(label: str) -> Iterator[Report]:
         yield lambda done: progress.update(task, completed=done)
 
 
+_SAID: set[str] = set()
+
+
+def say_once(key: str, line: str) -> None:
+    """A line for the first of many that are alike: a table reads a thousand runs."""
+    if key not in _SAID:
+        _SAID.add(key)
+        say(line)
+
+
 def say(line: str) -> None:
     """One line about what the laboratory does, on stderr: stdout belongs to results."""
     print(line, file=sys.stderr, flush=True)

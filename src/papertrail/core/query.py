@@ -107,7 +107,7 @@ class Record:
         if reason := self.tags.get("papertrail.invalidated"):
             return f"it was invalidated ({reason})"
         try:
-            return self.changed(identity) or self._incomplete()
+            return self.changed(identity) or self.incomplete()
         except Missing as error:
             return str(error)
 
@@ -118,7 +118,7 @@ class Record:
         stored = json.loads(self.artifact(QUESTION).read_text(encoding="utf-8"))
         return "; ".join(differences(stored, identity.form))
 
-    def _incomplete(self) -> str:
+    def incomplete(self) -> str:
         """The first artifact of the manifest that is gone or has another size."""
         manifest = json.loads(self.artifact(MANIFEST).read_text(encoding="utf-8"))
         local = _local(self.run.info.artifact_uri)
@@ -155,6 +155,11 @@ def by_identities(identities: Sequence[str], store: Store) -> dict[str, list[Rec
         identity: list(_search(store, f"tags.`papertrail.identity` = '{identity}'"))
         for identity in identities
     }
+
+
+def tagged(key: str, value: str, store: Store) -> list[Record]:
+    """Every run that carries this tag, newest first."""
+    return list(_search(store, f"tags.`{key}` = '{value}'"))
 
 
 def usable(experiment: str, store: Store | None = None) -> list[Record]:

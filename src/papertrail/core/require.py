@@ -1,118 +1,33 @@
 """The only way to a result: reuse the usable run, resume the interrupted one, or compute it.
 
 One process computes an identity; others wait at its claim and read. The claim is a lock of the
-kernel, so the death of its owner frees it, and nobody ever deletes a lock file by hand.
+kernel, so the death of its owner frees it, and nobody ever deletes a lock file by hand. A run of
+another machine is waited for as long as it gives signs of life.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+from filelock import Timeout
 from mlflow.entities import RunTag
 
-from papertrail.core import progress, query, track
+from papertrail.core import cli, heartbeat, horizon, progress, query, track
 from papertrail.core.cli import Mode
-from papertrail.core.errors import Missing
-from papertrail.core.experiment import Experiment, Question
-from papertrail.core.identity import Identity, identify
+from papertrail.core.errors import BadInput, Missing
+from papertrail.core.experiment import Experiment
+from papertrail.core.identity import Identity
 from papertrail.core.owner import Owner
 from papertrail.core.query import Record
+from papertrail.core.run import COMPLETE
+from papertrail.core.standing import Standing, drifted, standing
 from papertrail.core.store import Store, connect
 
 PARENT = "PAPERTRAIL_PARENT_RUN"
 """Environment variable: the run for which a process of the pool computes."""
-State = Literal["finished", "running", "failed", "blocked", "missing"]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What the store knows of one identity."""
-
-    identity: Identity
-    usable: Record | None = None
-    interrupted: Record | None = None
-    """A run that died or was stopped and may be continued."""
-    running: Record | None = None
-    """A run whose owner lives, or cannot be shown to be dead."""
-    why: str = ""
-    """Why the newest run is no answer; empty if it is, or if there is none."""
-    blocked: str = ""
-    """Where nothing was computed yet: the run that it builds on which failed, and its cause."""
-    doubled: str = ""
-    """Another usable run of the same question, if its numbers differ from those of `usable`."""
-
-    @property
-    def state(self) -> State:
-        if self.usable:
-            return "finished"
-        if self.running:
-            return "running"
-        if self.why:
-            return "failed"
-        return "blocked" if self.blocked else "missing"
-
-
-def standing(experiment: Experiment, config: Any, store: Store | None = None) -> Standing:
-    """Look `config` up without computing anything."""
-    return standings([Question(experiment, config)], store or connect())[0]
-
-
-def standings(questions: Sequence[Question], store: Store) -> list[Standing]:
-    """What stands of all questions now, in order: one look at the store for all of them."""
-    if not questions:
-        return []
-    identities = [identify(question.experiment, question.config) for question in questions]
-    records = query.by_identities(list({one.digest for one in identities}), store)
-    judged = {one.digest: _judge(one, records[one.digest]) for one in identities}
-    missing = {
-        one.digest: question
-        for one, question in zip(identities, questions, strict=True)
-        if judged[one.digest].state == "missing"
-    }
-    for digest, cause in zip(missing, _causes(list(missing.values()), store), strict=True):
-        judged[digest] = replace(judged[digest], blocked=cause)
-    return [judged[one.digest] for one in identities]
-
-
-def _judge(identity: Identity, records: Sequence[Record]) -> Standing:
-    """Which of the runs of one identity, newest first, answers it, and why the others do not."""
-    usable: list[Record] = []
-    why, interrupted, running = "", None, None
-    for record in records:
-        reason = record.unusable(identity)
-        if not reason:
-            usable.append(record)
-            continue
-        why = why or f"{record.run_id} was not reused: {reason}"
-        if record.status == "RUNNING" and _owner_lives(record):
-            running = running or record
-        elif record.status in ("RUNNING", "KILLED", "FAILED") and _same(record, identity):
-            interrupted = interrupted or record
-    if usable:
-        return Standing(identity, usable[0], doubled=_doubled(usable))
-    return Standing(identity, None, interrupted, running, why)
-
-
-def _doubled(usable: Sequence[Record]) -> str:
-    """The first run whose numbers differ from the newest's: same question, another answer."""
-    for other in usable[1:]:
-        if difference := usable[0].other_numbers(other):
-            return f"run {other.run_id} answers the same question otherwise: {difference}"
-    return ""
-
-
-def _causes(questions: Sequence[Question], store: Store) -> list[str]:
-    """For each question, the failed run that it builds on and its cause; empty if none failed."""
-    needs = [list(q.experiment.upstream(q.config).values()) for q in questions]
-    below = iter(standings([need for some in needs for need in some], store))
-    return [next(filter(None, [_cause(need, next(below)) for need in some]), "") for some in needs]
-
-
-def _cause(need: Question, found: Standing) -> str:
-    if found.state == "failed":
-        return f"it builds on {need.experiment.name} {found.identity}: {found.why}"
-    return found.blocked
+POLL_SECONDS = 1.0
 
 
 def require(
@@ -126,15 +41,16 @@ def require(
 
     Called inside another run, the result becomes its child and its upstream. `joined` is a run
     that somebody opened for us (`mlflow run`): it is used if something has to be computed, and
-    otherwise points to the run that answered. Missing in mode read_only if nothing usable stands.
+    otherwise points to the run that answered. Missing where the mode forbids to compute, or where
+    it failed already under the same command.
     """
     store = store or (current.store if (current := track.current()) else connect())
     found = standing(experiment, config, store)
     record = _reusable(experiment, found, mode)
     if record is None:
-        with store.lock(found.identity.digest):
+        with _claim(experiment, found.identity, store):
             # Whoever held the claim may have computed it while we waited.
-            found = standing(experiment, config, store)
+            found = _settled(experiment, config, mode, store)
             record = _reusable(experiment, found, mode)
             if record is None:
                 record = _compute(experiment, config, found, mode, store, joined)
@@ -146,12 +62,88 @@ def require(
 
 
 def _reusable(experiment: Experiment, found: Standing, mode: Mode) -> Record | None:
+    """The run that answers, if this mode takes it; Missing if this mode may not compute either."""
     if mode == "force":
         return None
-    if found.usable is None and mode == "read_only":
+    retried = mode == "retry_failed" and found.state in ("failed", "running")
+    if found.usable is None and mode != "reuse" and not retried:
         where = f"{experiment.name} {found.identity}"
-        raise Missing(f"{where}: {found.why or 'never computed'}; leave out run.mode=read_only")
+        raise Missing(f"{where}: {found.why or 'never computed'}; leave out run.mode={mode}")
+    if found.usable is not None:
+        voice_doubts(experiment, found, found.usable)
     return found.usable
+
+
+def voice_doubts(experiment: Experiment, found: Standing, record: Record) -> None:
+    """Say what speaks against a run that is reused all the same."""
+    name, run_id = experiment.name, record.run_id
+    if modules := drifted(record):
+        progress.say_once(
+            f"{name} {modules}",
+            f"{name}: {', '.join(modules)} changed since run {run_id} was computed; raise the "
+            f"revision of {name} if results change with it, else keep them with "
+            f"-e accept -P experiment={name} -P reason=...",
+        )
+    for doubt in filter(None, (found.doubled, found.orphaned)):
+        progress.say_once(f"{run_id} {doubt}", f"{name}: run {run_id} was reused, but {doubt}")
+
+
+@contextmanager
+def _claim(experiment: Experiment, identity: Identity, store: Store) -> Iterator[None]:
+    """Held while this process computes; another process of this machine waits, and says so."""
+    lock = store.lock(identity.digest)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"{experiment.name} {identity}: another process computes it; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _settled(experiment: Experiment, config: Any, mode: Mode, store: Store) -> Standing:
+    """What stands once no other machine computes the same, and complete runs read FINISHED."""
+    while True:
+        found = standing(experiment, config, store)
+        if found.running and mode != "force" and not found.usable:
+            _wait_for(experiment, found.running, store)
+        elif found.last and _only_lacks_its_end(found.last, found.identity):
+            store.client.set_terminated(found.last.run_id, "FINISHED")
+        else:
+            return found
+
+
+def _wait_for(experiment: Experiment, record: Record, store: Store) -> None:
+    """Return when a run of elsewhere has ended, or was shown to be dead and was marked so."""
+    owner, run_id = Owner.parse(record.tags["papertrail.owner"]), record.run_id
+    progress.say(
+        f"{experiment.name}: run {run_id} is being computed by {owner.name}; waiting for it "
+        "(run.mode=force computes another)"
+    )
+    while store.client.get_run(run_id).info.status == "RUNNING":
+        alive = owner.alive()
+        if alive is False or (alive is None and heartbeat.silent(store, run_id)):
+            return _bury(store, run_id, f"{owner.name} gave no sign of life any more")
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def _only_lacks_its_end(record: Record, identity: Identity) -> bool:
+    """Whether a run died between its completion mark and FINISHED: nothing of it is missing."""
+    if record.status != "RUNNING" or COMPLETE not in record.tags:
+        return False
+    try:
+        return not (record.changed(identity) or record.incomplete())
+    except Missing:
+        return False
+
+
+def _bury(store: Store, run_id: str, reason: str) -> None:
+    """Have a dead run read KILLED, with the evidence: MLflow leaves it RUNNING for ever."""
+    store.client.set_tag(run_id, "papertrail.failure", reason)
+    store.client.set_terminated(run_id, "KILLED")
 
 
 def _compute(
@@ -162,31 +154,49 @@ def _compute(
     store: Store,
     joined: str | None,
 ) -> Record:
-    resumed = None if mode == "force" else _resumable(found, store)
-    if found.running and mode != "force":
-        owner = found.running.tags.get("papertrail.owner")
-        raise Missing(
-            f"{experiment.name}: run {found.running.run_id} is being computed by {owner}; "
-            "wait for it, or start another with run.mode=force"
-        )
+    if mode in ("reuse", "read_only"):
+        _refuse_to_fail_twice(experiment, found)
+    resumed = _resumable(found, store) if mode == "reuse" else None
     if found.why and mode != "force":
         progress.say(f"{experiment.name}: {found.why}")
     if resumed is not None:
         progress.say(f"{experiment.name}: resuming run {resumed.run_id}")
-    run_id = resumed.run_id if resumed else joined or _create(experiment, config, store)
+    run_id = resumed.run_id if resumed else _opened(experiment, config, store, joined)
     if not resumed:
+        if found.interrupted and found.interrupted.status == "RUNNING":
+            _bury(store, found.interrupted.run_id, "its process died")
         _clear(store, found.identity)
-    if run_id == joined:
-        store.show_as_models(store.client.get_run(joined).info.experiment_id)
-    with track.opened(store, experiment, config, found.identity, run_id, fresh=resumed is None):
+    fresh = resumed is None
+    with track.opened(store, experiment, config, found.identity, run_id, fresh) as active:
+        horizon.begin(experiment, config, active, fresh)
         experiment(config)
     return query.by_id(run_id, store)
+
+
+def _refuse_to_fail_twice(experiment: Experiment, found: Standing) -> None:
+    """One command tries a question once: dependants of a failure must not repeat it in turn."""
+    order = os.environ.get(cli.ORDER)
+    if found.last and order and found.last.tags.get("papertrail.order") == order:
+        raise Missing(f"{experiment.name} {found.identity}: {found.why}; not tried again")
 
 
 def _resumable(found: Standing, store: Store) -> Record | None:
     """The interrupted run, if it left a checkpoint: without one there is nothing to continue."""
     checkpoints = store.folder(found.identity.digest) / "checkpoints"
     return found.interrupted if any(checkpoints.glob("*.ckpt")) else None
+
+
+def _opened(experiment: Experiment, config: Any, store: Store, joined: str | None) -> str:
+    """The run to compute in: the one that was opened for us, or a new one."""
+    if joined is None:
+        return _create(experiment, config, store)
+    run = store.client.get_run(joined)
+    if run.info.status != "RUNNING" or "papertrail.identity" in run.data.tags:
+        raise BadInput(
+            f"MLFLOW_RUN_ID: run {joined} is {run.info.status}, not newly opened; unset it"
+        )
+    store.show_as_models(run.info.experiment_id)
+    return joined
 
 
 def _create(experiment: Experiment, config: Any, store: Store) -> str:
@@ -208,20 +218,6 @@ def _clear(store: Store, identity: Identity) -> None:
     """A run that starts afresh must not find the scratch of one before it."""
     for path in sorted(store.folder(identity.digest).rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-
-
-def _same(record: Record, identity: Identity) -> bool:
-    """Whether the interrupted run asked exactly this question."""
-    try:
-        return not record.changed(identity)
-    except Missing:
-        return False  # it died before its question was written: nothing to continue
-
-
-def _owner_lives(record: Record) -> bool:
-    """False only on evidence of death; a run of another host counts as alive."""
-    text = record.tags.get("papertrail.owner")
-    return Owner.parse(text).alive() is not False if text else False
 
 
 def _answer(store: Store, joined: str, record: Record, name: str) -> None:

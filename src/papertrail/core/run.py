@@ -24,7 +24,22 @@ from papertrail.core.store import Store
 COMPLETE = "papertrail.complete"
 MANIFEST = "manifest.json"
 BATCH, FLUSH_SECONDS = 500, 5.0  # one call carries 500 metrics as cheaply as one: a call costs ms
-TAG_LIMIT = 8000  # MLflow's own
+TAG_LIMIT, PARAM_LIMIT = 8000, 6000  # MLflow's own: it cuts without a word
+PARENTS, PARENTS_PER_TAG = "papertrail.parents", 200  # 33 characters each
+
+
+def shortened(text: str, limit: int = TAG_LIMIT) -> str:
+    """A text that MLflow would cut, cut where one sees it; the whole stands in an artifact."""
+    if len(text) <= limit:
+        return text
+    digest = sha256(text.encode()).hexdigest()[:12]
+    return f"{text[: limit - 100]}... ({len(text)} characters, sha256 {digest})"
+
+
+def parents_of(tags: Mapping[str, str]) -> list[str]:
+    """Ids of the runs that a run with these tags was built on, in the order of first use."""
+    keys = sorted((key for key in tags if key.startswith(PARENTS)), key=lambda key: (len(key), key))
+    return [run_id for key in keys for run_id in tags[key].split(",") if run_id]
 
 
 class Run:
@@ -41,6 +56,7 @@ class Run:
         self._manifest: dict[str, dict[str, Any]] = {}
         self._failed_gates: list[str] = []
         self._parents: dict[str, None] = {}  # run ids in the order of first use
+        self._marked = False  # whether the completion mark is written
 
     def metrics(self, values: Mapping[str, int | float], step: int = 0) -> None:
         now = int(time.time() * 1000)
@@ -85,7 +101,7 @@ class Run:
         self.metrics({f"gate/{name}": float(passed)})
         if not passed:
             self._failed_gates.append(f"{name}: {sentence}")
-            self.tags({"papertrail.failed_gates": "; ".join(self._failed_gates)[:TAG_LIMIT]})
+            self.tags({"papertrail.failed_gates": shortened("; ".join(self._failed_gates))})
 
     def artifact(self, path: Path, under: str = "") -> None:
         """Log one file and note its digest for the manifest."""
@@ -107,10 +123,20 @@ class Run:
         with self.file(name) as path:
             path.write_text(text, encoding="utf-8")
 
-    def built_on(self, run_id: str) -> None:
-        """Note that this run used the result of another."""
-        self._parents[run_id] = None
-        self.tags({"papertrail.parents": ",".join(self._parents)})
+    def built_on(self, *run_ids: str) -> None:
+        """Note that this run used the results of others."""
+        first = len(self._parents) // PARENTS_PER_TAG
+        self._parents |= dict.fromkeys(run_ids)
+        ids = list(self._parents)
+        chunks = range(first, -(-len(ids) // PARENTS_PER_TAG))
+        self.tags(
+            {
+                PARENTS + (f".{n + 1}" if n else ""): ",".join(
+                    ids[n * PARENTS_PER_TAG : (n + 1) * PARENTS_PER_TAG]
+                )
+                for n in chunks
+            }
+        )
 
     def complete(self) -> None:
         """Manifest, then the mark that makes the run usable, then FINISHED."""
@@ -119,15 +145,20 @@ class Run:
         manifest = json.dumps(self._manifest, indent=1, sort_keys=True)
         self.text(MANIFEST, manifest)
         self.tags({COMPLETE: sha256(manifest.encode()).hexdigest()})
+        self._marked = True
         self.store.client.set_terminated(self.run_id, "FINISHED")
 
-    def abandon(self, status: str, reason: str) -> None:
+    def abandon(self, status: str, reason: str, trace: str = "") -> None:
         """End without a result, keeping what was logged."""
+        if self._marked:
+            return  # it is complete: whoever looks next finds the mark and ends it as FINISHED
         try:
             self.flush()
-            self.tags({"papertrail.failure": reason[:TAG_LIMIT]})
+            self.tags({"papertrail.failure": shortened(reason)})
             self.store.client.set_terminated(self.run_id, status)
-        except MlflowException as error:  # the cause that ends the run matters more than this one
+            if trace:
+                self.text("failure.txt", trace)
+        except (MlflowException, OSError) as error:  # what ends the run matters more than this
             lost = f"{len(self._buffer)} metrics unsent"
             progress_.say(f"{self.run_id}: could not be marked {status} ({error}); {lost}")
 

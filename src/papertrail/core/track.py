@@ -7,10 +7,10 @@ ends decides what the run reads as.
 import json
 import os
 import subprocess
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,14 @@ import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from papertrail.core.errors import Interrupted
+from papertrail.core import cli
+from papertrail.core.drift import code_of
+from papertrail.core.errors import BadInput, Interrupted
 from papertrail.core.experiment import Experiment
+from papertrail.core.heartbeat import BEAT, beat, beating
 from papertrail.core.identity import Identity, canonical, dumps, flat
 from papertrail.core.owner import Owner
-from papertrail.core.run import Run
+from papertrail.core.run import PARAM_LIMIT, Run, shortened
 from papertrail.core.stopping import signals_raise
 from papertrail.core.store import ROOT, Store
 
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 QUESTION = "identity.json"
-PARAM_LIMIT, PARAM_BATCH = 6000, 100  # MLflow's own limits
+CODE = "code.json"
+PARAM_BATCH = 100  # MLflow's own limit
 
 
 _OPEN: ContextVar[Run | None] = ContextVar("open run", default=None)
@@ -115,15 +119,18 @@ def opened(
 ) -> Iterator[Run]:
     """`run_id` as the open run while the block lasts; how the block ends decides its status."""
     client = store.client
-    seen = {} if fresh else {m.key: m.step for m in client.get_run(run_id).data._metric_objs}
+    before = client.get_run(run_id).data
+    seen = {m.key: m.step for m in before._metric_objs}
     if not fresh:
         client.update_run(run_id, status="RUNNING")
     active = Run(store, run_id, identity, seen)
     token = _OPEN.set(active)
     try:
-        with signals_raise(), _system_metrics(active):
-            _introduce(active, experiment, config)
+        with signals_raise(), _system_metrics(active), beating(store, run_id):
+            _introduce(active, experiment, config, before.params)
+            _check_data(experiment, config, identity)
             yield active
+            _check_data(experiment, config, identity)
             active.complete()
     except BaseException as error:
         # Every way out that is not the end: the run must never read as usable.
@@ -133,13 +140,20 @@ def opened(
         _OPEN.reset(token)
 
 
-def _introduce(active: Run, experiment: Experiment, config: Any) -> None:
-    """What every run carries from its first second (design section 4)."""
+def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping[str, str]) -> None:
+    """What every run carries from its first second (design section 4).
+
+    MLflow refuses to change a param, and a resumed run may be asked to compute elsewhere: it keeps
+    what it was begun with as params, and what it goes on with as a tag.
+    """
     tree = canonical(config)
-    params = [Param(f"cfg.{k}", _param(v)) for k, v in flat(tree).items()]
+    options = {f"cfg.{key}": _param(value) for key, value in flat(tree).items()}
+    params = [Param(key, value) for key, value in options.items() if key not in before]
     for start in range(0, len(params), PARAM_BATCH):
         batch = params[start : start + PARAM_BATCH]
         active.store.client.log_batch(active.run_id, params=batch)
+    if resumed_with := {k: v for k, v in options.items() if before.get(k, v) != v}:
+        active.tags({"papertrail.resumed_with": shortened(dumps(resumed_with))})
     active.tags(
         {
             "mlflow.runName": experiment.title(config),
@@ -149,27 +163,39 @@ def _introduce(active: Run, experiment: Experiment, config: Any) -> None:
             "papertrail.revision": str(experiment.revision),
             "papertrail.seed": str(tree.get("seed", "")),
             "papertrail.git": commit(),
-            "papertrail.data": dumps(active.identity.form["data"]),
+            "papertrail.data": shortened(dumps(active.identity.form["data"])),
+            "papertrail.command": shortened(cli.command(experiment, config)),
+            "papertrail.order": os.environ.get(cli.ORDER, ""),
             "papertrail.owner": str(Owner.current()),
+            BEAT: beat(0),
         }
     )
     active.text("config.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
     active.text(QUESTION, dumps(active.identity.form))
+    active.text(CODE, json.dumps(code_of(experiment.verb), indent=1, sort_keys=True))
 
 
 def _param(value: Any) -> str:
-    """Text of a param; a long one is shortened visibly (the whole stands in config.yaml)."""
-    text = value if isinstance(value, str) else dumps(value)
-    if len(text) <= PARAM_LIMIT:
-        return text
-    digest = sha256(text.encode()).hexdigest()[:12]
-    return f"{text[: PARAM_LIMIT - 100]}... ({len(text)} characters, sha256 {digest})"
+    return shortened(value if isinstance(value, str) else dumps(value), PARAM_LIMIT)
 
 
-def _ending(error: BaseException) -> tuple[str, str]:
+def _check_data(experiment: Experiment, config: Any, identity: Identity) -> None:
+    """BadInput if the data are no longer those that the run was identified by."""
+    then, now = identity.form["data"], experiment.data(config)
+    for option, digest in now.items():
+        if then.get(option) != digest:
+            raise BadInput(
+                f"{option}: its content changed while the run was computed "
+                f"({then.get(option)} -> {digest}); nothing was kept, start again"
+            )
+
+
+def _ending(error: BaseException) -> tuple[str, str, str]:
+    """Status, reason on one line, and the traceback of what was no request to stop."""
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
-        return "KILLED", str(error) or "stopped by SIGINT"
-    return "FAILED", f"{type(error).__name__}: {error}"
+        return "KILLED", str(error) or "stopped by SIGINT", ""
+    trace = "".join(traceback.format_exception(error))
+    return "FAILED", " ".join(f"{type(error).__name__}: {error}".split()), trace
 
 
 @contextmanager

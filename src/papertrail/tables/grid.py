@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from papertrail.core import cli
 from papertrail.core.errors import Missing
-from papertrail.core.require import Standing, standing
+from papertrail.core.standing import Standing, standing
 from papertrail.core.store import Store
 from papertrail.tables.catalog import Need, Table
 

@@ -9,7 +9,8 @@ from papertrail.core.cli import Execution, Mode
 from papertrail.core.experiment import Experiment, narrow
 from papertrail.core.query import Record
 from papertrail.core.report import answer as answer_run
-from papertrail.core.require import require, standing
+from papertrail.core.require import require
+from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect
 from papertrail.tables import grid, render
 from papertrail.tables.catalog import Table, find, rendering
