@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,35 @@ def test_the_resumed_loss_curve_equals_the_uninterrupted_one(
     theirs = weights(uninterrupted.run_id)
     for name, tensor in weights(resumed.run_id).items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+def open_ended(config: PretrainConfig, steps: int) -> PretrainConfig:
+    """A constant learning rate from the first step: no step depends on how many follow."""
+    schedule = replace(config.pretrain, steps=steps, decay="none", warmup=0.0)
+    return replace(config, pretrain=schedule)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one_and_ends_where_it_would_have_ended(
+    store: Store, config: PretrainConfig, capsys: pytest.CaptureFixture[str]
+):
+    short = require(PRETRAIN, open_ended(config, 100))
+    longer = require(PRETRAIN, open_ended(config, STEPS))
+    assert f"going on from step 100 of run {short.run_id}" in capsys.readouterr().err
+    assert longer.run_id != short.run_id and longer.tags["papertrail.continues"] == short.run_id
+    whole = require(PRETRAIN, open_ended(config, STEPS), "force")
+    assert "papertrail.continues" not in whole.tags
+    theirs = weights(whole.run_id)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(longer.run_id).items())
+    assert curve(longer.run_id, store) == curve(whole.run_id, store)
+    assert short.metrics["train/loss"] != longer.metrics["train/loss"]
+    assert not query.by_id(short.run_id).unusable()
+
+
+def test_a_schedule_that_knows_its_end_is_never_continued(store: Store, config: PretrainConfig):
+    for steps in (50, 60):
+        schedule = replace(config.pretrain, steps=steps)
+        record = require(PRETRAIN, replace(config, pretrain=schedule))
+        assert "papertrail.continues" not in record.tags
 
 
 def test_a_finished_training_keeps_its_last_checkpoint_in_the_store_only(

@@ -281,9 +281,9 @@ def test_a_pool_computes_side_by_side_and_names_what_failed(
 def test_a_stopped_pool_stops_its_processes(store: Store):
     process = start("--do=wait")
     started(process)
-    from papertrail.core.launch import _stop
+    from papertrail.core.launch import stop
 
-    _stop([process])  # type: ignore[list-item]
+    stop([process])  # type: ignore[list-item]
     assert finish(process)[0] == 1
 
 

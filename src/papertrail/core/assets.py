@@ -28,6 +28,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from papertrail.core.cache import cache_folder
 from papertrail.core.errors import BadInput, Missing
 
 DEFAULT_INDEX = "https://pypi.org/simple"
@@ -64,19 +65,6 @@ class Pip:
             links=tuple(said.get("find-links", "").split()),
             cert=said.get("cert"),
         )
-
-
-def cache_folder() -> Path:
-    """Where archives are kept; made when it is not there."""
-    folder = Path(os.environ.get("PAPERTRAIL_CACHE") or "~/.cache/papertrail").expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"PAPERTRAIL_CACHE: cannot make the folder ({folder}: {error.strerror}); "
-            "name one that you can write to"
-        ) from None
-    return folder
 
 
 def fetch(asset: Asset, fallbacks: Sequence[Asset] = ()) -> Path:

@@ -25,6 +25,7 @@ from papertrail.core.experiment import Command, Experiment, load
 from papertrail.core.identity import canonical, dumps, flat, identify
 
 CONF = Path(__file__).parents[3] / "conf"
+HELP = {"-h", "--help"}
 USAGE, FAILURE = 2, 1  # exit codes: what was typed cannot be used; what was asked for failed
 ORDER = "PAPERTRAIL_ORDER"
 """Environment variable: names the command that somebody typed, in every process it started."""
@@ -48,7 +49,7 @@ class Execution:
 def parse(typed: Command, argv: Sequence[str]) -> tuple[Any, Execution]:
     """The config and execution that `argv` means; BadInput naming the option otherwise."""
     parser = _parser(typed)
-    words = list(_paired(argv))
+    words = list(paired(argv))
     layered = _layers(typed, words, _options(parser))
     try:
         chosen = parser.parse_args([f"--{key}={text}" for key, text in layered.items()])
@@ -57,17 +58,17 @@ def parse(typed: Command, argv: Sequence[str]) -> tuple[Any, Execution]:
         raise BadInput(_explain(str(error), layered)) from None
     except ValueError as error:  # a rule between options, from a schema's __post_init__
         raise BadInput(" ".join(str(error).split())) from None
-    execution = made.pop("run", Execution())
+    execution = made.pop("run") if isinstance(typed, Experiment) else Execution()
     names = [field.name for field in fields(typed.schema)]
     return typed.schema(**{name: made[name] for name in names}), execution
 
 
-def launch(typed: Command) -> None:
-    """The last line of every file in entrypoints/."""
-    argv = sys.argv[1:]
+def launch(typed: Command, argv: Sequence[str] | None = None) -> None:
+    """The last line of every file in entrypoints/; `argv` is what was typed, unless given."""
+    argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault(ORDER, secrets.token_hex(6))
-    if {"-h", "--help"} & set(argv):
-        return print_help(typed, [word for word in argv if word not in ("-h", "--help")])
+    if HELP & set(argv):
+        return print_help(typed, [word for word in argv if word not in HELP])
     try:
         config, execution = parse(typed, argv)
         if isinstance(typed, Experiment):
@@ -90,7 +91,7 @@ def complain(name: str, error: BaseException, code: int) -> int:
 
 def peek(name: str, key: str, argv: Sequence[str]) -> str:
     """The text of one option before its schema is known; BadInput if conf/NAME.yaml lacks it."""
-    typed = dict(_paired([word for word in argv if word not in ("-h", "--help")]))
+    typed = dict(paired([word for word in argv if word not in HELP]))
     conf = typed.get("config") or str(CONF / f"{name}.yaml")
     found = typed.get(key, _read(Path(conf), must=False).get(key))
     if found is None:
@@ -114,7 +115,7 @@ def arguments(config: Any) -> list[str]:
 def print_help(typed: Command, argv: Sequence[str]) -> None:
     """Every option with its meaning and the value it has under conf/NAME.yaml and `argv`."""
     parser = _parser(typed)
-    layered = _layers(typed, list(_paired(argv)), _options(parser))
+    layered = _layers(typed, list(paired(argv)), _options(parser))
     parser.set_defaults(layered)
     print(_readable(parser.format_help()))
 
@@ -143,7 +144,7 @@ def _options(parser: ArgumentParser) -> list[str]:
     return list(parser.get_defaults().keys())
 
 
-def _paired(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+def paired(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(key, value) of each option; the word after --key is its value even if it begins with -."""
     words = iter(argv)
     for word in words:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PROJECT = "papertrail"
+ROOT = Path(__file__).parents[3]
 MACHINERY = f"{PROJECT}.core"
 DECIDING = (f"{MACHINERY}.fit",)
 """Modules of the machinery that a number depends on."""
@@ -35,6 +36,12 @@ def code_of(verb: str) -> Code:
 def changed(recorded: Code) -> list[str]:
     """The modules whose meaning is another now than it was when it was recorded."""
     return [module for module, digests in recorded.items() if _differs(module, digests)]
+
+
+def place(module: str) -> str:
+    """Where a module's source lies, from the project's root: for people."""
+    path = _path(module)
+    return str(path.relative_to(ROOT)) if path and path.is_relative_to(ROOT) else module
 
 
 def state(modules: list[str]) -> str:
@@ -65,7 +72,8 @@ def _reached(start: str) -> set[str]:
         if source is None:
             continue
         found.add(module)
-        waiting += [name for name in _imports(source) if _counts(name, ours)]
+        above = module.rpartition(".")[0]  # importing a module runs the packages it lies in
+        waiting += [name for name in (above, *_imports(source)) if _counts(name, ours)]
     return found
 
 

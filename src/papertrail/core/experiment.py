@@ -7,6 +7,7 @@ its address ("papertrail.monotone.train:train") and loaded when it is called.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -101,3 +102,13 @@ def narrow(config: Any, to: type[C], **changes: Any) -> C:
     """
     shared = {f.name: getattr(config, f.name) for f in fields(to) if hasattr(config, f.name)}  # type: ignore[arg-type]
     return to(**(shared | changes))
+
+
+def experiments() -> dict[str, Experiment]:
+    """Every experiment of every study, by name: a package declares them in its config module."""
+    found: dict[str, Experiment] = {}
+    for path in sorted(Path(__file__).parents[1].glob("*/config.py")):
+        module = import_module(f"papertrail.{path.parent.name}.config")
+        declared = (value for value in vars(module).values() if isinstance(value, Experiment))
+        found |= {experiment.name: experiment for experiment in declared}
+    return found

@@ -90,9 +90,7 @@ class Keeper(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if self._part is not None:
-            track.run().flush()
-            commit(self._part)
-            self._part = None
+            self.finish()
             stopping.check()
         # A function of the step alone, so that dropout after a resume is what it would have been.
         torch.manual_seed(self._seed * 1_000_003 + trainer.fit_loop.epoch_loop.total_batch_idx)
@@ -108,9 +106,23 @@ class Keeper(L.Callback):
             self._report(done)
             track.progress(done)
             self._reported = now
-        if now - self._saved > self._seconds or stopping.requested():
+        last = trainer.global_step == trainer.max_steps
+        if last or now - self._saved > self._seconds or stopping.requested():
             self._part = write(trainer, self._folder)
             self._saved = now
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        # The last step is no end of an epoch: a longer run that goes on from it would not train.
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+    def finish(self) -> None:
+        """Have the checkpoint count that was written last; none was if training was over before."""
+        if self._part is not None:
+            track.run().flush()
+            commit(self._part)
+            self._part = None
 
 
 def fit(
@@ -133,12 +145,13 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     num_batches = steps * compute.accumulate
     with progress.bar(label) as report, stopping.between_steps():
+        keeper = Keeper(folder, seed, compute.checkpoint_seconds, report)
         trainer = L.Trainer(
             **trainer_options(compute),
             max_steps=steps,
             max_epochs=1,
             logger=RunLogger(),
-            callbacks=[Keeper(folder, seed, compute.checkpoint_seconds, report)],
+            callbacks=[keeper],
             gradient_clip_val=clip,
             accumulate_grad_batches=compute.accumulate,
             val_check_interval=max(1, num_batches // validations),
@@ -151,7 +164,8 @@ def fit(
         batches = Batches(batch, num_batches, first)
         seen: DataLoader[Tensor] = DataLoader(validation, batch_size=None)  # type: ignore[arg-type]
         trainer.fit(module, batches, seen, ckpt_path=start, weights_only=False)
-        commit(write(trainer, folder))
+        assert trainer.global_step == steps, f"trained {trainer.global_step} of {steps} steps"
+        keeper.finish()
     _keep(folder)
     return trainer
 

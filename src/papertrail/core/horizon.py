@@ -20,14 +20,14 @@ CHECKPOINT = "checkpoints/last.ckpt"
 BATCH = 1000
 
 
-def begin(experiment: Experiment, config: Any, active: Run, fresh: bool) -> None:
-    """Note how long the open run will be, and let a fresh one go on from a shorter one's end."""
+def begin(experiment: Experiment, config: Any, active: Run, may_go_on: bool) -> None:
+    """Note how long the open run will be, and let it go on from a shorter one's end if it may."""
     path = experiment.horizon(config)
     if not path:
         return
     lineage, wanted = _without(active.identity.form, path), _steps(config, path)
     active.tags({LINEAGE: lineage, REACHED: str(wanted)})
-    shorter = _longest_below(wanted, lineage, active) if fresh else None
+    shorter = _longest_below(wanted, lineage, active) if may_go_on else None
     if shorter is not None:
         _go_on(active, shorter, int(shorter.tags[REACHED]))
 

@@ -1,24 +1,29 @@
 """What makes two runs the same question: a hash over everything that decides the answer.
 
-The canonical form is JSON with sorted keys, every value coerced by the schema's annotation, so
-that 1, 1.0 and "1" typed in different places cannot make two runs out of one. The hash is an
-index, not a proof: `require` compares the stored form as well.
+Everything is taken in its canonical form (`canonical`), so that 1, 1.0 and "1" typed in different
+places cannot make two runs out of one. The hash is an index, not a proof: whoever reuses a run
+compares the stored form as well.
 """
 
 import hashlib
-import json
-import math
-import types
-import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
+from typing import Any
 
+from papertrail.core.canonical import (
+    annotations,
+    arms,
+    canonical,
+    canonical_value,
+    dumps,
+    flat,
+    leaves,
+)
+from papertrail.core.digests import one_look
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment
 
+__all__ = ["Identity", "canonical", "differences", "dumps", "flat", "identify", "question"]
 SCHEME = 1  # raised when the canonical form itself changes: every identity changes with it
 
 
@@ -39,158 +44,106 @@ class Identity:
 
 def identify(experiment: Experiment, config: Any) -> Identity:
     """The identity of `experiment` under `config`; BadInput naming the key that has none."""
-    upstream = experiment.upstream(config)
-    return Identity(
-        {
-            "scheme": SCHEME,
-            "experiment": experiment.name,
-            "revision": experiment.revision,
-            "config": question(experiment, config),
-            "data": dict(experiment.data(config)),
-            "upstream": {
-                role: identify(needed.experiment, needed.config).digest
-                for role, needed in upstream.items()
-            },
-        }
-    )
+    with one_look():  # what it builds on reads the same data: once, and at the same moment
+        data = dict(experiment.data(config))
+        return Identity(
+            {
+                "scheme": SCHEME,
+                "experiment": experiment.name,
+                "revision": experiment.revision,
+                "config": question(experiment, config, data),
+                "data": data,
+                "upstream": {
+                    role: identify(needed.experiment, needed.config).digest
+                    for role, needed in experiment.upstream(config).items()
+                },
+            }
+        )
 
 
-def question(experiment: Experiment, config: Any) -> dict[str, Any]:
+def question(experiment: Experiment, config: Any, data: Iterable[str] = ()) -> dict[str, Any]:
     """The canonical config without what does not decide the answer.
 
-    Left out: infrastructure (where, how fast), data (its content is hashed instead of its path)
-    and options added later that stand at the neutral value declared with them.
+    Left out: infrastructure (where, how fast), the options in `data` (the content is hashed instead
+    of the path) and options added later that stand at the neutral value declared with them.
     """
     tree = canonical(config)
-    for path in (*experiment.infrastructure, *experiment.data(config)):
-        _drop(tree, path, experiment)
+    for path in (*experiment.infrastructure, *data):
+        _annotation(experiment, path)
+        _drop(tree, path)
     for path, value in experiment.neutral.items():
-        if _at(tree, path, experiment) == canonical_value(value, type(value), path):
-            _drop(tree, path, experiment)
+        neutral = _neutral(experiment, path, value)
+        if _spelling(tree, path) == dumps(neutral):
+            _drop(tree, path)
+    for path in sorted(experiment.neutral, key=len, reverse=True):
+        _drop_emptied(tree, path, experiment)
     return tree
 
 
-def canonical(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A config dataclass as plain JSON values, coerced by its annotations."""
-    hints = get_type_hints(type(config), include_extras=True)
-    return {
-        f.name: canonical_value(getattr(config, f.name), hints[f.name], prefix + f.name)
-        for f in fields(config)
-    }
-
-
-def canonical_value(value: Any, hint: Any, path: str) -> Any:
-    """`value` as the plain JSON value that `hint` makes of it; BadInput naming `path` if none."""
-    hint = _bare(hint, value)
-    if value is None:
-        return None
-    if is_dataclass(value):
-        return canonical(value, f"{path}.")
-    if isinstance(value, Enum):
-        return canonical_value(value.value, type(value.value), path)
-    if isinstance(value, bool) or hint is bool:
-        return _boolean(value, hint, path)
-    if isinstance(value, (int, float)):
-        return _number(value, hint, path)
-    if isinstance(value, (str, Path)):
-        return unicodedata.normalize("NFC", str(value))
-    if isinstance(value, Mapping):
-        return _mapping(value, hint, path)
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return _sequence(value, hint, path)
-    raise BadInput(f"{path}: a {type(value).__name__} has no canonical form ({value!r}); use text")
-
-
-def dumps(tree: Any) -> str:
-    """The one spelling of a canonical tree: sorted keys, floats by repr, no spaces."""
-    return json.dumps(
-        tree, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """flat({"optim": {"lr": 1e-3}}, "cfg.") == {"cfg.optim.lr": 1e-3}"""
-    out: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping) and value
-        out |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return out
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The dotted keys in which two canonical forms differ, as "key: old -> new"."""
-    a, b = flat(old), flat(new)
-    absent = "(absent)"
-    return [
-        f"{key}: {a.get(key, absent)} -> {b.get(key, absent)}"
-        for key in sorted(a.keys() | b.keys())
-        if a.get(key, absent) != b.get(key, absent)
-    ]
+    """The dotted keys in which two canonical forms differ, as "key: old -> new".
+
+    Empty if and only if the forms are equal: 1, 1.0, true and "1" are four values.
+    """
+    a, b = leaves(old), leaves(new)
+    lines = []
+    for key in sorted(a.keys() | b.keys()):
+        exact = [dumps(tree[key]) if key in tree else "(absent)" for tree in (a, b)]
+        plain = [str(tree.get(key, "(absent)")) for tree in (a, b)]
+        if exact[0] != exact[1] or (key in a) != (key in b):
+            before, after = plain if plain[0] != plain[1] else exact
+            lines.append(f"{'.'.join(key)}: {before} -> {after}")
+    return lines
 
 
-def _bare(hint: Any, value: Any) -> Any:
-    """The annotation without Annotated and without the arms of a union that do not fit `value`."""
-    if get_origin(hint) is Annotated:
-        return _bare(get_args(hint)[0], value)
-    if get_origin(hint) in (Union, types.UnionType):
-        arms = [_bare(arm, value) for arm in get_args(hint)]
-        exact = [arm for arm in arms if isinstance(arm, type) and type(value) is arm]
-        return (exact or [arm for arm in arms if arm is not type(None)])[0]
-    if get_origin(hint) is Literal:
-        return type(value)
+def _annotation(experiment: Experiment, path: str) -> Any:
+    """How the schema annotates the option or section at `path`; our own error if it has none."""
+    hint: Any = experiment.schema
+    for name in path.split("."):
+        sections = [annotations(arm) for arm in arms(hint) if is_dataclass(arm)]
+        hint = next((options[name] for options in sections if name in options), None)
+        assert hint is not None, f"{experiment.name} has no option {path}"
     return hint
 
 
-def _boolean(value: Any, hint: Any, path: str) -> bool:
-    if not isinstance(value, bool) or hint in (int, float, str):
-        wanted = getattr(hint, "__name__", hint)
-        raise BadInput(f"{path}: expected {wanted}, got {type(value).__name__} ({value!r})")
-    return value
+def _neutral(experiment: Experiment, path: str, value: Any) -> Any:
+    """A neutral value as the option itself would take it: False is not the 0.0 of a float."""
+    whole = f"{experiment.name}: neutral {path} is a section; give the value of each of its options"
+    assert not is_dataclass(value), whole  # its defaults may change, a neutral value never does
+    try:
+        return canonical_value(value, _annotation(experiment, path), path)
+    except BadInput as error:
+        raise AssertionError(f"{experiment.name}: neutral value of {error}") from error
 
 
-def _number(value: int | float, hint: Any, path: str) -> int | float:
-    if not math.isfinite(value):
-        raise BadInput(f"{path}: must be finite to identify a run ({value}); give a number")
-    if hint is int:
-        if value != int(value):
-            raise BadInput(f"{path}: expected a whole number ({value})")
-        return int(value)
-    if hint is float:
-        return float(value) + 0.0  # + 0.0 turns -0.0 into 0.0
-    return value + 0.0 if isinstance(value, float) else value
-
-
-def _mapping(value: Mapping[Any, Any], hint: Any, path: str) -> dict[str, Any]:
-    inner = (get_args(hint) or (str, Any))[1]
-    for key in value:
-        if not isinstance(key, str):
-            raise BadInput(f"{path}: keys must be text ({key!r} is {type(key).__name__})")
-    return {
-        unicodedata.normalize("NFC", key): canonical_value(item, inner, f"{path}.{key}")
-        for key, item in value.items()
-    }
-
-
-def _sequence(value: Any, hint: Any, path: str) -> list[Any]:
-    inner = (get_args(hint) or (Any,))[0]
-    items = [canonical_value(item, inner, f"{path}[{i}]") for i, item in enumerate(value)]
-    if not isinstance(value, (set, frozenset)):
-        return items
-    if len({type(item) for item in items}) > 1:
-        raise BadInput(f"{path}: a set of mixed types has no order ({value!r}); use a list")
-    return sorted(items)
-
-
-def _at(tree: dict[str, Any], path: str, experiment: Experiment) -> Any:
+def _above(tree: dict[str, Any], path: str) -> dict[str, Any]:
+    """The section that holds the option at `path`; empty where an optional section is not set."""
     node: Any = tree
-    for part in path.split("."):
-        assert isinstance(node, dict) and part in node, f"{experiment.name} has no option {path}"
-        node = node[part]
-    return node
+    for name in path.split(".")[:-1]:
+        node = node.get(name) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
 
 
-def _drop(tree: dict[str, Any], path: str, experiment: Experiment) -> None:
-    *above, last = path.split(".")
-    node = _at(tree, ".".join(above), experiment) if above else tree
-    assert last in node, f"{experiment.name} has no option {path}"
-    del node[last]
+def _spelling(tree: dict[str, Any], path: str) -> str | None:
+    section, name = _above(tree, path), path.rpartition(".")[2]
+    return dumps(section[name]) if name in section else None
+
+
+def _drop(tree: dict[str, Any], path: str) -> None:
+    _above(tree, path).pop(path.rpartition(".")[2], None)
+
+
+def _drop_emptied(tree: dict[str, Any], path: str, experiment: Experiment) -> None:
+    """A section that came with its options goes with them, if every one of them came later."""
+    section = path.rpartition(".")[0]
+    while section and _spelling(tree, section) == "{}" and _came_later(experiment, section):
+        _drop(tree, section)
+        section = section.rpartition(".")[0]
+
+
+def _came_later(experiment: Experiment, path: str) -> bool:
+    below = [arm for arm in arms(_annotation(experiment, path)) if is_dataclass(arm)]
+    names = [f"{path}.{name}" for arm in below for name in annotations(arm)]
+    return path in experiment.neutral or (
+        bool(names) and all(_came_later(experiment, name) for name in names)
+    )

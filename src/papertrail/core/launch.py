@@ -64,7 +64,7 @@ class Pool:
                 running = [pair for pair in running if pair[1].poll() is None]
                 time.sleep(POLL_SECONDS)
         finally:
-            _stop([process for _, process in running])
+            stop([process for _, process in running])
 
     def _start(self, question: Question, store: Store, mode: Mode) -> "subprocess.Popen[bytes]":
         entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
@@ -127,7 +127,8 @@ def _all_usable(questions: Sequence[Question], found: Sequence[Standing]) -> lis
     return records
 
 
-def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Ask all to stop, wait for each, and kill what does not."""
     for process in processes:
         process.terminate()
     for process in processes:

@@ -66,3 +66,11 @@ def say_once(key: str, line: str) -> None:
 def say(line: str) -> None:
     """One line about what the laboratory does, on stderr: stdout belongs to results."""
     print(line, file=sys.stderr, flush=True)
+
+
+def confirm(question: str) -> bool:
+    """Ask a person; where there is none, the answer is yes: a batch job was decided before."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +15,22 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
+from papertrail.core import digests
 from papertrail.core.errors import Missing
 from papertrail.core.identity import Identity, differences
-from papertrail.core.run import COMPLETE, MANIFEST
+from papertrail.core.run import COMPLETE, INVALIDATED, MANIFEST
+from papertrail.core.selection import Wanted, columns, read
+from papertrail.core.sql import Which
 from papertrail.core.store import Store, connect
 from papertrail.core.track import QUESTION
 
 if TYPE_CHECKING:
     import pandas as pd  # a finished run is looked up without waiting for pandas
 
-PAGE = 1000
+EXPERIMENT, IDENTITY = "papertrail.experiment", "papertrail.identity"
 MACHINE = re.compile(r"^(system/|progress$)|(^|[/_])seconds$|per_second|oom_retries")
 """Metrics that measure the machine: they differ between two runs of one question."""
+LARGE = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Record:
 
     def artifact(self, name: str) -> Path:
         """Local path of an artifact file or folder; Missing if the run does not have it."""
-        local = _local(self.run.info.artifact_uri)
+        local = self._local
         if local is not None:
             path = local / name
             if path.exists():
@@ -104,7 +107,7 @@ class Record:
             return f"it is {self.status}" + (f" ({cause})" if cause else "")
         if COMPLETE not in self.tags:
             return "it ended without its completion mark"
-        if reason := self.tags.get("papertrail.invalidated"):
+        if reason := self.tags.get(INVALIDATED):
             return f"it was invalidated ({reason})"
         try:
             return self.changed(identity) or self.incomplete()
@@ -118,55 +121,108 @@ class Record:
         stored = json.loads(self.artifact(QUESTION).read_text(encoding="utf-8"))
         return "; ".join(differences(stored, identity.form))
 
-    def incomplete(self) -> str:
-        """The first artifact of the manifest that is gone or has another size."""
-        manifest = json.loads(self.artifact(MANIFEST).read_text(encoding="utf-8"))
-        local = _local(self.run.info.artifact_uri)
-        for name, facts in manifest.items():
-            if local is None:
-                continue  # a remote artifact is checked when it is fetched
+    def incomplete(self, thorough: bool = False) -> str:
+        """The first artifact of the manifest that is gone or has another content.
+
+        Of files beyond 64 MiB only the size is looked at, unless `thorough`: a hit must not wait
+        for gigabytes. A remote artifact is checked when it is fetched.
+        """
+        local = self._local
+        if local is None:
+            return ""
+        facts = json.loads(self.artifact(MANIFEST).read_text(encoding="utf-8"))
+        for name, fact in facts.items():
             path = local / name
-            if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            if not path.is_file() or path.stat().st_size != fact["bytes"]:
+                return f"its artifact {name} is gone or changed"
+        checked = [name for name, fact in facts.items() if thorough or fact["bytes"] <= LARGE]
+        found = digests.of_each([local / name for name in checked])
+        for name, digest in zip(checked, found, strict=True):
+            if digest != facts[name]["sha256"]:
                 return f"its artifact {name} is gone or changed"
         return ""
 
+    @property
+    def _local(self) -> Path | None:
+        """The folder of its artifacts, if it lies on this machine."""
+        folder = _local(self.run.info.artifact_uri)
+        if folder is None or folder.exists():
+            return folder
+        # The database keeps absolute addresses: after a move, look beside it.
+        *_, experiment, run_id, last = folder.parts
+        moved = self.store.beside / "mlruns" / experiment / run_id / last
+        return moved if moved.exists() else folder
+
 
 def by_id(run_id: str, store: Store | None = None) -> Record:
-    """The record of one run; Missing if the store has none."""
+    """The record of one run, deleted or not; Missing if the store has none."""
     store = store or connect()
     try:
-        return Record(store, store.client.get_run(run_id))
+        return by_ids([run_id], store)[run_id]
+    except KeyError:
+        raise Missing(f"run {run_id}: not in {store.uri}") from None
     except MlflowException as error:
         raise Missing(f"run {run_id}: not in {store.uri} ({error.error_code})") from None
 
 
 def by_ids(run_ids: Sequence[str], store: Store) -> dict[str, Record]:
     """Records of those runs that the store still has, deleted ones included."""
-    found = {}
-    for run_id in run_ids:
-        with suppress(Missing):
-            found[run_id] = by_id(run_id, store)
-    return found
+    found = {r.run_id: r for r in _records(store, Which(ids=run_ids, deleted=True))}
+    return {run_id: found[run_id] for run_id in run_ids if run_id in found}
 
 
 def by_identities(identities: Sequence[str], store: Store) -> dict[str, list[Record]]:
     """Every run that asked each of these questions, newest first; an empty list where none did."""
-    return {
-        identity: list(_search(store, f"tags.`papertrail.identity` = '{identity}'"))
-        for identity in identities
-    }
+    found: dict[str, list[Record]] = {identity: [] for identity in identities}
+    for record in _records(store, Which(tag=(IDENTITY, list(found)))):
+        found[record.tags[IDENTITY]].append(record)
+    return found
 
 
 def tagged(key: str, value: str, store: Store) -> list[Record]:
     """Every run that carries this tag, newest first."""
-    return list(_search(store, f"tags.`{key}` = '{value}'"))
+    return _records(store, Which(tag=(key, [value])))
 
 
-def usable(experiment: str, store: Store | None = None) -> list[Record]:
-    """Every usable run of an experiment, newest first."""
-    store = store or connect()
-    clause = f"tags.`papertrail.experiment` = '{experiment}' and attributes.status = 'FINISHED'"
-    return [record for record in _search(store, clause) if not record.unusable()]
+def usable(
+    experiment: str, store: Store | None = None, where: Mapping[str, object] | None = None
+) -> list[Record]:
+    """Every usable run of an experiment whose options equal `where`, newest first."""
+    wanted = {key: _spelled(value) for key, value in (where or {}).items()}
+    which = Which(tag=(EXPERIMENT, [experiment]), status="FINISHED")
+    return [
+        record
+        for record in _records(store or connect(), which)
+        if all(record.config.get(key) == value for key, value in wanted.items())
+        and not record.unusable()
+    ]
+
+
+def runs_table(
+    store: Store | None = None,
+    *,
+    experiment: str | None = None,
+    params: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    tags: Sequence[str] | None = None,
+    status: str | None = None,
+    deleted: bool = False,
+) -> pd.DataFrame:
+    """One row per run, newest first, with the columns and the contents of `mlflow.search_runs`.
+
+    Of `params`, `metrics` and `tags` all keys are read, or those that are named, each a column
+    even where no run has it. `deleted` adds deleted runs. Nothing is judged: see `usable`.
+    """
+    import pandas as pd
+
+    tag = None if experiment is None else (EXPERIMENT, [experiment])
+    which = Which(tag=tag, status=status, deleted=deleted)
+    wanted: Wanted = {"metrics": metrics, "params": params, "tags": tags}
+    found = read(store or connect(), which, lambda selection: columns(selection, wanted))
+    table = pd.DataFrame(found)
+    for name in ("start_time", "end_time"):
+        table[name] = pd.to_datetime(table[name], unit="ms", utc=True)
+    return table
 
 
 def frame(
@@ -201,28 +257,14 @@ def runs(
     store: Store | None = None,
 ) -> pd.DataFrame:
     """`frame` of all usable runs of `experiment` whose options equal `where`."""
-    wanted = {key: _spelled(value) for key, value in (where or {}).items()}
-    found = [
-        record
-        for record in usable(experiment, store)
-        if all(record.config.get(key) == value for key, value in wanted.items())
-    ]
+    found = usable(experiment, store, where)
     if not found:
-        raise Missing(f"{experiment}: no usable run with {wanted or 'any options'}")
+        raise Missing(f"{experiment}: no usable run with {dict(where or {}) or 'any options'}")
     return frame(found, by, metrics)
 
 
-def _search(store: Store, clause: str) -> Iterator[Record]:
-    """All matching runs, page after page: one page stops at 1,000 without a word."""
-    token: str | None = None
-    while True:
-        page = store.client.search_runs(
-            store.experiment_ids(), clause, max_results=PAGE, page_token=token
-        )
-        yield from (Record(store, found) for found in page)
-        token = page.token
-        if not token:
-            return
+def _records(store: Store, which: Which) -> list[Record]:
+    return [Record(store, run) for run in read(store, which, lambda selection: selection.runs())]
 
 
 def _typed(text: str | None) -> Any:

@@ -3,12 +3,13 @@
 import os
 from typing import Any
 
-from papertrail.core import launch, progress
+from papertrail.core import explain, launch, progress, radius
 from papertrail.core.cli import Execution
 from papertrail.core.experiment import Experiment, load
 from papertrail.core.query import Record
-from papertrail.core.require import require
-from papertrail.core.store import connect
+from papertrail.core.require import PARENT, require
+from papertrail.core.standing import standing
+from papertrail.core.store import Store, connect
 
 
 def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
@@ -16,12 +17,22 @@ def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     store = connect()
     # Ours alone: a child process that inherited it would write into, and end, our run.
     joined = os.environ.pop("MLFLOW_RUN_ID", None)
+    if execution.mode == "reuse" and PARENT not in os.environ:
+        _before_computing(experiment, config, store)
     with launch.pool(execution.workers):
         record = require(experiment, config, execution.mode, store, joined)
     load(experiment.show)(record, config)
     print(f"\nrun {record.run_id}  {record.url}")
     if command := store.ui_command():
         print(f"open it with: {command}")
+
+
+def _before_computing(experiment: Experiment, config: Any, store: Store) -> None:
+    """Where nothing stands: what a raised revision voids, and what the nearest run asked."""
+    found = standing(experiment, config, store)
+    if found.state in ("missing", "blocked"):
+        radius.confirm_raise(experiment, config, store)
+        explain.on_a_miss(experiment, config, found, store)
 
 
 def headline(record: Record, config: Any) -> None:

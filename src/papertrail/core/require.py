@@ -21,7 +21,7 @@ from papertrail.core.experiment import Experiment
 from papertrail.core.identity import Identity
 from papertrail.core.owner import Owner
 from papertrail.core.query import Record
-from papertrail.core.run import COMPLETE
+from papertrail.core.run import COMPLETE, INVALIDATED, Run
 from papertrail.core.standing import Standing, drifted, standing
 from papertrail.core.store import Store, connect
 
@@ -168,9 +168,17 @@ def _compute(
         _clear(store, found.identity)
     fresh = resumed is None
     with track.opened(store, experiment, config, found.identity, run_id, fresh) as active:
-        horizon.begin(experiment, config, active, fresh)
+        horizon.begin(experiment, config, active, may_go_on=fresh and mode != "force")
         experiment(config)
+        _refuse_void_parents(active)
     return query.by_id(run_id, store)
+
+
+def _refuse_void_parents(active: Run) -> None:
+    """Missing if something that the open run was built on was invalidated while it computed."""
+    for run_id, record in query.by_ids(active.parents, active.store).items():
+        if reason := record.tags.get(INVALIDATED):
+            raise Missing(f"run {run_id}, on which this was built, was invalidated ({reason})")
 
 
 def _refuse_to_fail_twice(experiment: Experiment, found: Standing) -> None:

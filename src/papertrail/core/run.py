@@ -17,12 +17,14 @@ from typing import Any
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
+from papertrail.core import digests
 from papertrail.core import progress as progress_
 from papertrail.core.identity import Identity
 from papertrail.core.store import Store
 
 COMPLETE = "papertrail.complete"
 MANIFEST = "manifest.json"
+INVALIDATED = "papertrail.invalidated"
 BATCH, FLUSH_SECONDS = 500, 5.0  # one call carries 500 metrics as cheaply as one: a call costs ms
 TAG_LIMIT, PARAM_LIMIT = 8000, 6000  # MLflow's own: it cuts without a word
 PARENTS, PARENTS_PER_TAG = "papertrail.parents", 200  # 33 characters each
@@ -107,7 +109,7 @@ class Run:
         """Log one file and note its digest for the manifest."""
         self.store.client.log_artifact(self.run_id, str(path), under or None)
         name = f"{under}/{path.name}" if under else path.name
-        self._manifest[name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
+        self._manifest[name] = {"sha256": digests.sha256(path), "bytes": path.stat().st_size}
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
@@ -122,6 +124,11 @@ class Run:
         """Log `text` as the artifact `name` ("folder/file.txt")."""
         with self.file(name) as path:
             path.write_text(text, encoding="utf-8")
+
+    @property
+    def parents(self) -> list[str]:
+        """Ids of the runs whose results this one used."""
+        return list(self._parents)
 
     def built_on(self, *run_ids: str) -> None:
         """Note that this run used the results of others."""
@@ -161,11 +168,3 @@ class Run:
         except (MlflowException, OSError) as error:  # what ends the run matters more than this
             lost = f"{len(self._buffer)} metrics unsent"
             progress_.say(f"{self.run_id}: could not be marked {status} ({error}); {lost}")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        hasher = sha256()
-        while chunk := file.read(1 << 20):
-            hasher.update(chunk)
-    return hasher.hexdigest()

@@ -35,6 +35,11 @@ class Store:
     def client(self) -> MlflowClient:
         return _client(self.uri)
 
+    @property
+    def beside(self) -> Path:
+        """The folder of a local store: artifacts of new experiments go under it."""
+        return sqlite_path(self.uri).parent if self.uri.startswith("sqlite") else ROOT
+
     def folder(self, identity: str) -> Path:
         """Scratch folder of one identity: survives the process, so that a run can resume."""
         path = self.work / identity
@@ -90,16 +95,15 @@ class Store:
         """Artifacts of a SQLite store lie beside its file, not in the current folder."""
         if not self.uri.startswith("sqlite"):
             return None
-        return (_sqlite_path(self.uri).parent / "mlruns" / quote(name, safe="")).as_uri()
+        return (self.beside / "mlruns" / quote(name, safe="")).as_uri()
 
 
 def connect(uri: str | None = None) -> Store:
     """The store that the environment names; creates a local database under a lock if needed."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / DATABASE}"
-    beside = _sqlite_path(uri).parent if uri.startswith("sqlite") else ROOT
-    work = Path(os.environ.get("PAPERTRAIL_WORK") or beside / "mlruns" / "work")
-    store = Store(uri, work.absolute())
-    if uri.startswith("sqlite") and not _sqlite_path(uri).exists():
+    work = os.environ.get("PAPERTRAIL_WORK") or Store(uri, ROOT).beside / "mlruns" / "work"
+    store = Store(uri, Path(work).absolute())
+    if uri.startswith("sqlite") and not sqlite_path(uri).exists():
         with store.lock("database"):  # two processes migrating one empty file corrupt each other
             store.client.search_experiments(max_results=1)
     return store
@@ -110,5 +114,6 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def _sqlite_path(uri: str) -> Path:
+def sqlite_path(uri: str) -> Path:
+    """The file behind a SQLite address."""
     return Path(unquote(urlparse(uri).path.removeprefix("/"))).absolute()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from papertrail.core import cli
@@ -113,6 +113,14 @@ def describe(note: str) -> None:
     tags({"mlflow.note.content": note})
 
 
+def conclude(store: Store, name: str, note: str) -> None:
+    """What was done without computing, on the run that `mlflow run` opened for it."""
+    joined = os.environ.pop("MLFLOW_RUN_ID", None)
+    if joined:
+        tags = {"mlflow.runName": name, "mlflow.note.content": shortened(note)}
+        store.client.log_batch(joined, tags=[RunTag(*tag) for tag in tags.items()])
+
+
 @contextmanager
 def opened(
     store: Store, experiment: Experiment, config: Any, identity: Identity, run_id: str, fresh: bool
@@ -147,12 +155,12 @@ def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping
     what it was begun with as params, and what it goes on with as a tag.
     """
     tree = canonical(config)
-    options = {f"cfg.{key}": _param(value) for key, value in flat(tree).items()}
-    params = [Param(key, value) for key, value in options.items() if key not in before]
+    asked = options(config)
+    params = [Param(key, value) for key, value in asked.items() if key not in before]
     for start in range(0, len(params), PARAM_BATCH):
         batch = params[start : start + PARAM_BATCH]
         active.store.client.log_batch(active.run_id, params=batch)
-    if resumed_with := {k: v for k, v in options.items() if before.get(k, v) != v}:
+    if resumed_with := {k: v for k, v in asked.items() if before.get(k, v) != v}:
         active.tags({"papertrail.resumed_with": shortened(dumps(resumed_with))})
     active.tags(
         {
@@ -175,8 +183,13 @@ def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping
     active.text(CODE, json.dumps(code_of(experiment.verb), indent=1, sort_keys=True))
 
 
-def _param(value: Any) -> str:
-    return shortened(value if isinstance(value, str) else dumps(value), PARAM_LIMIT)
+def options(config: Any) -> dict[str, str]:
+    """Every option as the param that a run carries."""
+    spelled = {
+        key: value if isinstance(value, str) else dumps(value)
+        for key, value in flat(canonical(config)).items()
+    }
+    return {f"cfg.{key}": shortened(text, PARAM_LIMIT) for key, text in spelled.items()}
 
 
 def _check_data(experiment: Experiment, config: Any, identity: Identity) -> None:

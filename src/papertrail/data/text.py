@@ -10,11 +10,13 @@ import codecs
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from difflib import get_close_matches
 from math import ceil
 from pathlib import Path
 
+from papertrail.core import digests
 from papertrail.core.errors import BadInput, Missing
 
 BUILT_IN = "enwik8"
@@ -41,6 +43,7 @@ def documents(source: str, megabytes: float, revision: str) -> Iterator[str]:
     return _of_files(source, files, megabytes)
 
 
+@digests.seen_once
 def digest(source: str, revision: str) -> str:
     """What identifies the content of `source`: the same bytes in the same order, wherever they lie.
 
@@ -53,10 +56,12 @@ def digest(source: str, revision: str) -> str:
     files = _files(source)
     if files is None:
         return f"hub:{source}@{revision}"
+    try:
+        contents = digests.of_each(files)
+    except OSError as error:  # not ours to read, or gone since it was listed
+        raise BadInput(f"data.text: cannot be read ({error.filename}: {error.strerror})") from None
     total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
+    for file, content in zip(files, contents, strict=True):
         total.update(f"{'jsonl' if _is_jsonl(file) else 'text'} {content}\n".encode())
     return f"text:{total.hexdigest()}"
 
@@ -82,10 +87,14 @@ def _files(source: str) -> list[Path] | None:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """Text files below `folder`, hidden ones left out, sorted by their path below it."""
+    """Text files below `folder`, hidden ones left out, sorted by their path below it.
+
+    Sorted as if composed (NFC): some systems decompose the accents in the names that they copy.
+    """
     below = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     names = {file.relative_to(folder).as_posix(): file for file in below if file.is_file()}
-    return [names[name] for name in sorted(names) if not re.search(r"(^|/)\.", name)]
+    ordered = sorted(names, key=lambda name: (unicodedata.normalize("NFC", name), name))
+    return [names[name] for name in ordered if not re.search(r"(^|/)\.", name)]
 
 
 def _may_be_on_the_hub(source: str) -> bool:

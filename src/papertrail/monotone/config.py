@@ -6,13 +6,15 @@ corpus -> pretrain -> train (baseline: constraint none; monotone: W = softplus(V
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from papertrail.core import digests
 from papertrail.core.compute import INFRASTRUCTURE, Compute
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment, Question, narrow
@@ -50,7 +52,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """AdamW (betas 0.9, 0.95): linear warmup, then linear decay to zero."""
+    """AdamW (betas 0.9, 0.95): linear warmup, then `decay`."""
 
     steps: PositiveInt = 900
     """Optimizer steps."""
@@ -62,6 +64,9 @@ class Schedule:
     """Peak learning rate."""
     warmup: Fraction = 0.1
     """Share of the steps in which the learning rate rises."""
+    decay: Literal["linear", "none"] = "linear"
+    """Of the learning rate after warmup: to zero at the last step, or none. Without decay and
+    warmup a step does not depend on how many follow: a longer run goes on from a shorter one."""
     weight_decay: NonNegativeFloat = 0.01
     """Of matrices other than embeddings and V, per unit of learning rate."""
     clip: PositiveFloat = 1.0
@@ -209,13 +214,14 @@ def data_digests(config: Any) -> Mapping[str, str]:
     return digests
 
 
+@digests.seen_once
 def _weights_digest(folder: Path) -> str:
     """Of every file that a checkpoint folder loads from, by name and content."""
+    suffixes = (".json", ".safetensors", ".bin", ".txt")
+    files = sorted(path for path in folder.glob("*") if path.suffix in suffixes)
     total = sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".safetensors", ".bin", ".txt"):
-            with path.open("rb") as file:
-                total.update(f"{path.name} {file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for path, content in zip(files, digests.of_each(files), strict=True):
+        total.update(f"{path.name} {content}\n".encode())
     return f"weights:{total.hexdigest()}"
 
 
@@ -242,6 +248,25 @@ def _before_hotflip(config: HotFlipConfig) -> Mapping[str, Question]:
     }
 
 
+def _pretrain_horizon(config: PretrainConfig) -> str:
+    return "pretrain.steps" if _open_ended(config.pretrain, config.pretrain.warmup) else ""
+
+
+def _train_horizon(config: TrainConfig) -> str:
+    constrained = config.constraint.kind != "none"
+    warmup = config.constraint.warmup if constrained else config.train.warmup
+    return "train.steps" if _open_ended(config.train, warmup) else ""
+
+
+def _open_ended(schedule: Schedule, warmup: float) -> bool:
+    return schedule.decay == "none" and warmup == 0
+
+
+# Options that came later, and the value at which a run is what it was before.
+_NEUTRAL_PRETRAIN = MappingProxyType({"pretrain.decay": "linear"})
+_NEUTRAL = MappingProxyType({**_NEUTRAL_PRETRAIN, "train.decay": "linear"})
+
+
 def _arm_label(config: TrainConfig) -> str:
     """Which arm, in the words of the tables; what departs from the paper's arm is spelled out."""
     one = config.constraint
@@ -255,6 +280,8 @@ PRETRAIN = Experiment(
     schema=PretrainConfig,
     verb="papertrail.monotone.train:pretrain",
     infrastructure=INFRASTRUCTURE,
+    neutral=_NEUTRAL_PRETRAIN,
+    horizon=_pretrain_horizon,
     upstream=_before_pretrain,
     data=data_digests,
 )
@@ -265,6 +292,8 @@ TRAIN = Experiment(
     label=_arm_label,
     verb="papertrail.monotone.train:train",
     infrastructure=INFRASTRUCTURE,
+    neutral=_NEUTRAL,
+    horizon=_train_horizon,
     upstream=_before_train,
     data=data_digests,
 )
@@ -275,6 +304,7 @@ PERPLEXITY = Experiment(
     label=_arm_label,
     verb="papertrail.monotone.perplexity:perplexity",
     infrastructure=INFRASTRUCTURE,
+    neutral=_NEUTRAL,
     upstream=_before_perplexity,
     data=data_digests,
 )
@@ -285,6 +315,7 @@ HOTFLIP = Experiment(
     verb="papertrail.monotone.hotflip:hotflip",
     show="papertrail.monotone.tables:show",
     infrastructure=INFRASTRUCTURE,
+    neutral=_NEUTRAL,
     upstream=_before_hotflip,
     data=data_digests,
 )

@@ -170,4 +170,5 @@ def _optimization(schedule: Schedule) -> Optimization:
         free_lr=schedule.lr,
         weight_decay=schedule.weight_decay,
         warmup_fraction=schedule.warmup,
+        decay=schedule.decay,
     )

@@ -5,7 +5,7 @@ Axes: B windows, T tokens.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -45,7 +45,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """AdamW with a linear warmup and a linear decay to zero."""
+    """AdamW with a linear warmup, then a linear decay to zero or none at all."""
 
     lr: float
     free_lr: float
@@ -55,6 +55,7 @@ class Optimization:
     """Of matrices that are neither embeddings nor V: decay would pull V to 0, so W up to ln 2."""
     warmup_fraction: float
     """Of all optimizer steps."""
+    decay: Literal["linear", "none"] = "linear"
     betas: tuple[float, float] = (0.9, 0.95)
 
 
@@ -172,10 +173,15 @@ class LanguageModel(L.LightningModule):
             betas=self.optimization.betas,
             fused=True,
         )
-        schedule = LambdaLR(
-            optimizer, lambda step: warmup_decay(step, steps, self.optimization.warmup_fraction)
-        )
+        schedule = LambdaLR(optimizer, lambda step: self._rate(step, steps))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def _rate(self, step: int, steps: int) -> float:
+        """Fraction of the peak learning rate. A constant one does not know how long the run is."""
+        warmup = self.optimization.warmup_fraction
+        if self.optimization.decay == "none" and step >= round(steps * warmup):
+            return 1.0
+        return warmup_decay(step, steps, warmup)
 
 
 def parameter_groups(model: nn.Module, optimization: Optimization) -> list[dict[str, Any]]:

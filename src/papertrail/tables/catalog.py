@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import PositiveFloat
+
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment, Question
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from papertrail.tables.sheet import Sheet
 
 PACKAGE = Path(__file__).parents[1]
+NEVER = "never computed"
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,13 @@ class Order:
     """Print the grid of runs with their state and commands, and stop."""
     run_missing: bool = False
     """Compute what is missing first."""
+    budget: PositiveFloat | None = None
+    """Hours of computing that run_missing may spend, as predicted from finished runs."""
     partial: bool = False
     """Draw the table although runs are missing; their cells say so."""
 
 
-HOW = ("plan", "run_missing", "partial")
+HOW = ("plan", "run_missing", "budget", "partial")
 
 
 def tables() -> dict[str, Table]:
@@ -100,6 +105,7 @@ def rendering(table: Table) -> Experiment:
         show="papertrail.tables.order:show",
         answer="papertrail.tables.order:answer",
         label=lambda config: str(config.name),
+        revision=2,
         infrastructure=(*table.infrastructure, *HOW),
         upstream=upstream,
         data=table.data,

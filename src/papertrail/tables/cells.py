@@ -5,9 +5,8 @@ import math
 import pandas as pd
 
 from papertrail.core.errors import BadInput
+from papertrail.tables.catalog import NEVER
 from papertrail.tables.sheet import Cell, Format, measured, missing, refused
-
-NEVER = "never computed"
 
 
 def over_seeds(rows: pd.DataFrame, metric: str, format: Format) -> Cell:
@@ -57,9 +56,10 @@ def _refuse_twins(rows: pd.DataFrame) -> None:
 def _not_finite(rows: pd.DataFrame, metric: str) -> list[str]:
     """A seed that diverged is a result: leaving it out of the mean would hide it."""
     said = [
-        f"{metric} is {odd[metric]} in run {run_id}"
+        f"{name} is {odd[name]} in run {run_id}"
         for run_id, odd in zip(rows["run_id"], rows["not_finite"], strict=True)
-        if metric in odd
+        for name in (metric, f"{metric}/low", f"{metric}/high")
+        if name in odd
     ]
     if said or metric not in rows:
         return said

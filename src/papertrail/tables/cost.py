@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 NEAREST = 5  # siblings at the same distance: their median forgives one that was interrupted
 SETTLED = ("finished", "running")  # costs us nothing: it stands, or another process computes it
 Options = frozenset[tuple[str, str]]
+Span = tuple[int, int]
+"""Start and end in ms, as the store keeps them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class Forecast:
                 waiting += self.built_on[one]
         return found
 
+    def below(self, planned: Sequence[Planned]) -> list[Question]:
+        """The missing runs that the grid itself does not name, but builds on."""
+        named = {one.standing.identity.digest for one in planned}
+        return [one for digest, one in self.questions.items() if digest not in named]
+
     def total(self, digests: Iterable[str] | None = None) -> Total:
         """The time of these runs, or of all; each is counted once."""
         chosen = set(self.costs if digests is None else digests)
@@ -106,7 +113,7 @@ class Forecast:
 
 def forecast(planned: Sequence[Planned], store: Store) -> Forecast:
     """What the missing runs of a plan will cost, with the missing runs that they build on."""
-    questions, built_on = _missing_below(planned, store)
+    questions, built_on, _ = _missing_below(planned, store)
     past = _histories(questions.values(), store)
     known: dict[tuple[str, Options], Cost] = {}
     costs = {}
@@ -118,12 +125,20 @@ def forecast(planned: Sequence[Planned], store: Store) -> Forecast:
     return Forecast(questions, costs, built_on)
 
 
+def failed(planned: Sequence[Planned], store: Store) -> list[Question]:
+    """The runs that failed or were interrupted, among these and below; the lowest first."""
+    questions, _, states = _missing_below(planned, store)
+    tried = [digest for digest in questions if states[digest] == "failed"]
+    return [questions[digest] for digest in reversed(tried)]
+
+
 def _missing_below(
     planned: Sequence[Planned], store: Store
-) -> tuple[dict[str, Question], dict[str, tuple[str, ...]]]:
-    """Every run without a result, down to what stands: one look at the store per level."""
+) -> tuple[dict[str, Question], dict[str, tuple[str, ...]], dict[str, str]]:
+    """Every run without a result, down to what stands, with its state: one look per level."""
     questions: dict[str, Question] = {}
     edges: dict[str, tuple[str, ...]] = {}
+    judged: dict[str, str] = {}
     level: list[tuple[Question, Standing]] = [(one.need.question, one.standing) for one in planned]
     while level:
         new = {
@@ -132,6 +147,7 @@ def _missing_below(
             if found.state not in SETTLED and found.identity.digest not in questions
         }
         questions |= new
+        judged |= {found.identity.digest: found.state for _, found in level}
         needs = {above: _upstream(question) for above, question in new.items()}
         flat_needs = [need for some in needs.values() for need in some]
         below = standings(flat_needs, store)
@@ -141,7 +157,7 @@ def _missing_below(
             open_below = (one.identity.digest for one in states if one.state not in SETTLED)
             edges[above] = tuple(dict.fromkeys(open_below))
         level = list(zip(flat_needs, below, strict=True))
-    return questions, edges
+    return questions, edges, judged
 
 
 def _upstream(question: Question) -> list[Question]:
@@ -167,32 +183,34 @@ def _histories(questions: Iterable[Question], store: Store) -> dict[str, list[Pa
     # The children of a run are what it builds on: their time is not its own.
     inner = {need.experiment.name for question in asked for need in _upstream(question)}
     records = {name: query.usable(name, store) for name in names.keys() | inner}
-    children: dict[str, list[Record]] = {}
+    children: dict[str, list[Span]] = {}
     for record in (record for some in records.values() for record in some):
-        children.setdefault(record.tags.get("mlflow.parentRunId", ""), []).append(record)
+        if (span := _span(record)) is not None:
+            children.setdefault(record.tags.get("mlflow.parentRunId", ""), []).append(span)
     return {
         name: [
             Past(_options(record.config), seconds, record.run_id)
             for record in records[name]
-            if (seconds := own_seconds(record, children.get(record.run_id, []))) is not None
+            if (span := _span(record)) is not None
+            and (seconds := own_seconds(span, children.get(record.run_id, []))) is not None
         ]
         for name in names
     }
 
 
-def own_seconds(record: Record, children: Iterable[Record]) -> float | None:
-    """From start to end of a run, less the time in which a child ran; None if that is nothing."""
+def _span(record: Record) -> Span | None:
     start, end = record.run.info.start_time, record.run.info.end_time
-    if start is None or end is None:
-        return None
-    inside = sorted(
-        (max(child.run.info.start_time, start), min(child.run.info.end_time, end))
-        for child in children
-        if child.run.info.start_time is not None and child.run.info.end_time is not None
-    )
-    own, reached = 0, start
-    for begin, finish in inside:  # children may run side by side: what they cover counts once
-        own += max(0, begin - reached)
+    return None if start is None or end is None else (start, end)
+
+
+def own_seconds(span: Span, children: Iterable[Span]) -> float | None:
+    """The time of a run in which no child ran; None where there is none.
+
+    Children that run side by side cover their time once.
+    """
+    own, (reached, end) = 0, span
+    for begin, finish in sorted(children):
+        own += max(0, min(begin, end) - reached)
         reached = max(reached, finish)
     own += max(0, end - reached)
     return own / 1000 if own > 0 else None
@@ -217,7 +235,7 @@ def _ratios(wanted: Options, other: Options) -> float:
     """How far the numbers among differing options are apart: 100 steps are nearer to 200 than 1."""
     mine, theirs = dict(wanted - other), dict(other - wanted)
     pairs = [(_number(mine[key]), _number(theirs[key])) for key in mine.keys() & theirs.keys()]
-    return sum(abs(math.log(a / b)) for a, b in pairs if a and b)
+    return math.fsum(abs(math.log(a / b)) for a, b in pairs if a and b)
 
 
 def _number(text: str) -> float | None:
@@ -248,7 +266,7 @@ def _spelled(config: Any) -> dict[str, str]:
 # -- in words --------------------------------------------------------------------------------------
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """A time as people say it: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 1:
         return "under 1 s"

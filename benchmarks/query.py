@@ -1,0 +1,102 @@
+"""Reading a store of many runs: we against `mlflow.search_runs`, and one look-up among them.
+
+python benchmarks/query.py [RUNS]
+
+40 params, 40 metrics and 5 tags a run, 30,000 runs unless RUNS says less; a new store on SQLite and
+one on PostgreSQL. One process, interleaved: ours before and after MLflow's; contents compared.
+"""
+
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(ROOT / "tests"))
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+import many_runs
+import mlflow
+import pandas as pd
+import postgres
+from toy import TOY, ToyConfig
+
+from papertrail.core import query
+from papertrail.core.require import require
+from papertrail.core.store import Store, connect
+
+ROUNDS = 3
+TEN = {
+    "params": [f"cfg.section0.option{number}" for number in range(5)],
+    "metrics": [f"val/metric{number}" for number in range(5)],
+    "tags": [],
+}
+T = TypeVar("T")
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    begin = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begin, result
+
+
+def hit(store: Store) -> float:
+    """Median milliseconds of `require` on a finished run, after the one that imported."""
+    with redirect_stdout(io.StringIO()):
+        require(TOY, ToyConfig(), store=store)
+    return 1000 * median(timed(lambda: require(TOY, ToyConfig(), store=store))[0] for _ in range(9))
+
+
+def measure(name: str, uri: str, num_runs: int) -> None:
+    """One store: filled, read in both ways, compared."""
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    filling, _ = timed(lambda: many_runs.fill(uri, num_runs))
+    store = connect()
+    milliseconds = hit(store)
+
+    def ours() -> pd.DataFrame:
+        return query.runs_table(store)
+
+    def some() -> pd.DataFrame:
+        return query.runs_table(store, **TEN)
+
+    before = [timed(ours)[0] for _ in range(ROUNDS)]
+    narrow = [timed(some)[0] for _ in range(ROUNDS)]
+    slow, theirs = timed(lambda: mlflow.search_runs(search_all_experiments=True))
+    after = [timed(ours)[0] for _ in range(ROUNDS)]
+    narrow += [timed(some)[0] for _ in range(ROUNDS)]
+    wide = ours()
+    assert set(wide) == set(theirs)
+    pd.testing.assert_frame_equal(wide[list(theirs)], theirs, check_exact=True)
+    asked = some()
+    pd.testing.assert_frame_equal(asked, wide[list(asked)], check_exact=True)
+    fast = median([*before, *after])
+    print(f"{name}: {len(wide):,} runs x {wide.shape[1]} columns, filled in {filling:.0f} s")
+    print(f"  mlflow.search_runs        {slow:8.2f} s")
+    print(f"  papertrail, all columns   {fast:8.2f} s    x{slow / fast:.0f}, contents equal")
+    print(f"  papertrail, ten columns   {median(narrow):8.2f} s    x{slow / median(narrow):.0f}")
+    print(f"  require, a finished run   {milliseconds:8.0f} ms", flush=True)
+
+
+def main() -> None:
+    num_runs = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PAPERTRAIL_WORK"] = f"{folder}/work"
+        measure("SQLite", f"sqlite:///{folder}/mlflow.db", num_runs)
+        if reason := postgres.absent():
+            print(reason)
+        else:
+            with postgres.server() as uri:
+                measure("PostgreSQL", uri, num_runs)
+    print(f"load {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
+
+
+if __name__ == "__main__":
+    main()

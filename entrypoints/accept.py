@@ -1,0 +1,10 @@
+"""Keep results although the code behind them changed, with the reason why they are the same.
+
+mlflow run . -e accept -P experiment=train -P reason="renamed a variable"
+"""
+
+from papertrail.core.cli import launch
+from papertrail.core.commands import ACCEPT
+
+if __name__ == "__main__":
+    launch(ACCEPT)

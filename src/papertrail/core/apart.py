@@ -1,0 +1,110 @@
+"""Compute questions again from nothing: in processes and a store that share nothing with ours.
+
+A process finds a store through its environment, so what names ours there is taken out. It is the
+entry point that a person would type, at one worker with as many threads as a person would get.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from papertrail.core import cli, stopping
+from papertrail.core.experiment import Question
+from papertrail.core.launch import POLL_SECONDS, stop
+from papertrail.core.query import Record
+from papertrail.core.require import PARENT
+from papertrail.core.standing import standing
+from papertrail.core.store import DATABASE, ROOT, Store
+
+OURS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_WORKSPACE")
+"""Environment variables that speak of one store and mean nothing, or something else, in another."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one computation ended."""
+
+    record: Record | None
+    why: str
+    """Why there is no result; empty if there is one."""
+    seconds: float
+    """From the start of its process to its end."""
+
+
+@dataclass(frozen=True)
+class _Process:
+    popen: "subprocess.Popen[bytes]"
+    started: float
+
+
+def store_in(folder: Path) -> Store:
+    """The store of a folder alone, whatever the environment names; made by who first writes."""
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return Store(f"sqlite:///{folder / DATABASE}", folder / "work")
+
+
+def compute(
+    questions: Sequence[Question],
+    store: Store,
+    workers: int = 1,
+    starting: Callable[[int], None] = lambda number: None,
+) -> list[Attempt]:
+    """Compute each question in `store`, at most `workers` at a time; one that fails stops none.
+
+    `starting` hears the number of each question before it begins. However this call ends, no
+    process of it goes on.
+    """
+    running: dict[int, _Process] = {}
+    ended: dict[int, Attempt] = {}
+    waiting = list(range(len(questions)))
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                number = waiting.pop(0)
+                starting(number)
+                with stopping.between_steps():  # a signal in here would lose a child just born
+                    running[number] = _start(questions[number], store, workers)
+            time.sleep(POLL_SECONDS)
+            for number in [n for n, one in running.items() if one.popen.poll() is not None]:
+                ended[number] = _ended(running.pop(number), questions[number], store)
+    finally:
+        stop([one.popen for one in running.values()])
+    return [ended[number] for number in range(len(questions))]
+
+
+def _start(question: Question, store: Store, workers: int) -> _Process:
+    entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
+    environment = {k: v for k, v in os.environ.items() if k not in (*OURS, PARENT)} | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "MLFLOW_TRACKING_URI": store.uri,
+        "PAPERTRAIL_WORK": str(store.work),
+    }
+    if workers > 1:
+        # Not at one worker: another number of threads sums in another order, to other digits.
+        cores = max(1, (os.cpu_count() or 1) // workers)
+        environment.setdefault("OMP_NUM_THREADS", str(cores))
+    words = [sys.executable, str(entry), *cli.arguments(question.config)]
+    none = subprocess.DEVNULL  # nobody is asked, and results are read from the store
+    popen = subprocess.Popen(words, env=environment, stdin=none, stdout=none)
+    return _Process(popen, time.monotonic())
+
+
+def _ended(process: _Process, question: Question, store: Store) -> Attempt:
+    seconds = time.monotonic() - process.started
+    found = standing(question.experiment, question.config, store)
+    if found.usable is not None:
+        return Attempt(found.usable, "", seconds)
+    said = found.last.tags.get("papertrail.failure", "") if found.last else found.blocked
+    code = process.popen.returncode
+    word = f"its process was ended by signal {-code}" if code < 0 else f"it left with code {code}"
+    return Attempt(None, said or word, seconds)
+
+
+def note(record: Record, key: str, text: str) -> None:
+    """Tag a finished run without opening it again: MLflow would have it RUNNING."""
+    record.store.client.set_tag(record.run_id, key, text)

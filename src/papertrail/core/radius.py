@@ -1,0 +1,119 @@
+"""The blast radius: what is void, directly and by what it was built on, when a run or code is."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from papertrail.core import progress, query
+from papertrail.core.errors import Missing
+from papertrail.core.experiment import Experiment
+from papertrail.core.query import Record
+from papertrail.core.run import PARENTS, parents_of
+from papertrail.core.store import Store
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Radius:
+    """Finished runs, in the order in which they were built on each other."""
+
+    runs: Sequence[Record]
+
+    @property
+    def hours(self) -> float:
+        """Computing time, children counted once: a run waits while its child computes."""
+        ids = {record.run_id for record in self.runs}
+        top = [one for one in self.runs if one.tags.get("mlflow.parentRunId") not in ids]
+        return sum(float(o.run.info.end_time - o.run.info.start_time) / HOUR_MS for o in top)
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that were drawn from these runs."""
+        return sorted({one.config.get("name", "") for one in self.runs if _kind(one) == "tables"})
+
+    def __str__(self) -> str:
+        kinds = [_kind(record) for record in self.runs]
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        tables = f", the tables {', '.join(self.tables)}" if self.tables else ""
+        return f"{len(self.runs)} finished runs ({counts or 'none'}){tables}, {_time(self.hours)}"
+
+
+def radius(run_ids: Iterable[str], store: Store) -> Radius:
+    """These runs and everything that was built on them, however indirectly."""
+    children: dict[str, list[str]] = {}
+    for run_id, parents in _edges(store):
+        for parent in parents:
+            children.setdefault(parent, []).append(run_id)
+    reached: dict[str, None] = {}
+    waiting = list(run_ids)
+    while waiting:
+        run_id = waiting.pop(0)
+        if run_id not in reached:
+            reached[run_id] = None
+            waiting += children.get(run_id, [])
+    records = query.by_ids(list(reached), store)
+    return Radius([records[one] for one in reached if one in records and _counts(records[one])])
+
+
+def confirm_raise(experiment: Experiment, config: Any, store: Store) -> None:
+    """Say what a raised revision makes void, and ask; Missing if a person says no.
+
+    Said once: as soon as a run of the new revision stands, the raise is history.
+    """
+    for raised in _closure(experiment, config).values():
+        if raised.revision == 1:
+            continue
+        every = query.tagged("papertrail.experiment", raised.name, store)
+        old = [one for one in every if _counts(one) and _revision(one) < raised.revision]
+        if not old or any(_revision(one) == raised.revision for one in every):
+            continue
+        void = radius([one.run_id for one in old], store)
+        progress.say(f"{raised.name}: raised to revision {raised.revision}; this voids {void}")
+        if not progress.confirm("compute under the new revision?"):
+            raise Missing(
+                f"{raised.name}: nothing was computed; with revision={_revision(old[0])} in its "
+                "declaration the old runs answer again"
+            )
+
+
+def _closure(experiment: Experiment, config: Any) -> dict[str, Experiment]:
+    """The experiment and all that it builds on, by name."""
+    found = {experiment.name: experiment}
+    for needed in experiment.upstream(config).values():
+        if needed.experiment.name not in found:
+            found |= _closure(needed.experiment, needed.config)
+    return found
+
+
+def _edges(store: Store) -> list[tuple[str, list[str]]]:
+    """Every run with the runs that it was built on."""
+    table = query.runs_table(store, params=[], metrics=[], tags=None)
+    prefix = f"tags.{PARENTS}"
+    keys = [str(name) for name in table.columns if str(name).startswith(prefix)]
+    rows = zip(*(table[key] for key in keys), strict=True) if keys else ()
+    edges = []
+    for run_id, values in zip(table["run_id"], rows, strict=bool(keys)):
+        tags = {
+            k[len("tags.") :]: v for k, v in zip(keys, values, strict=True) if isinstance(v, str)
+        }
+        edges.append((str(run_id), parents_of(tags)))
+    return edges
+
+
+def _counts(record: Record) -> bool:
+    info = record.run.info
+    return record.status == "FINISHED" and info.lifecycle_stage == "active"
+
+
+def _kind(record: Record) -> str:
+    return record.tags.get("papertrail.experiment", "other")
+
+
+def _revision(record: Record) -> int:
+    return int(record.tags.get("papertrail.revision", 1))
+
+
+def _time(hours: float) -> str:
+    minutes = hours * 60
+    return f"{hours:.1f} hours" if hours >= 1 else f"{minutes:.1f} minutes"
