@@ -17,9 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import many_runs

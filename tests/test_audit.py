@@ -20,7 +20,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papertrail.core import apart, query
+from papertrail.core import apart, cli, query
 from papertrail.core.experiment import Question
 from papertrail.core.launch import require_all
 from papertrail.core.query import Record
@@ -28,6 +28,8 @@ from papertrail.core.require import require
 from papertrail.core.store import Store, connect
 from papertrail.tables.agreement import Audit, relative
 from papertrail.tables.audit import AUDITED, draw, result
+from papertrail.tables.auditing import auditing
+from papertrail.tables.catalog import find
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -197,6 +199,26 @@ def test_the_result_is_kept_under_a_versioned_schema(sound: Sound):
     assert all(cell["seconds"] > 0 for cell in tree["cells"])
 
 
+def test_a_real_cell_reproduces_to_the_last_digit_in_a_process_of_its_own(
+    store_uri: str, smoke: list[str]
+):
+    table = find("perplexity_gap")
+    config, _ = cli.parse(auditing(table), [*smoke, f"--table={table.name}"])
+    question = table.needs(config)[0].question
+    standing = require(question.experiment, question.config)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "entrypoints/audit.py"), f"--table={table.name}", *smoke],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "audited 1/1, max difference 0 %; 4 runs computed again" in done.stdout
+    (audit,) = query.usable("audit")
+    (cell,) = result(audit).cells
+    assert cell.run_id == standing.run_id and cell.labels == {"arm": "baseline", "seed": 42}
+    assert "test/perplexity" in cell.metrics and not any("seconds" in key for key in cell.metrics)
+
+
 # -- audits that find something --------------------------------------------------------------------
 
 
@@ -288,11 +310,17 @@ def test_an_audit_that_finds_something_stands_with_a_failed_gate(unsound: Unsoun
     assert not list(unsound.lab.folder.rglob("apart"))
 
 
-def test_a_difference_is_traced_to_the_run_furthest_upstream(lab: Laboratory):
-    lab.fill()
-    outcome = lab.audit("--cells=1", toys="drift")
-    assert outcome.code == 1
-    assert ", as does base " in outcome.stderr and "size 3 -> 3.03 (0.99 %)" in outcome.stderr
+def test_what_one_cell_built_on_is_not_computed_again_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    entry_points(tmp_path, [ROOT / "src", ROOT / "tests"])
+    monkeypatch.setattr(apart, "ROOT", tmp_path)
+    store, begun = apart.store_in(tmp_path / "other"), list[int]()
+    questions = [Question(TIMES, TimesConfig()), Question(BASE, BaseConfig())]
+    cell, base = apart.compute(questions, store, starting=begun.append)
+    assert cell.record and base.record and begun == [0, 1]
+    assert cell.seconds > 0 and base.seconds == 0
+    assert len(query.usable("base", store)) == 1
 
 
 # -- stopping, and asking for the impossible -------------------------------------------------------
@@ -352,17 +380,20 @@ def test_what_cannot_be_audited_is_said_in_one_line_before_a_run_is_opened(
     assert lab.runs() == {}
 
 
-def test_only_what_stands_is_drawn_and_what_does_not_is_counted(lab: Laboratory):
+def test_an_audit_draws_what_stands_and_is_never_answered_by_the_one_before(lab: Laboratory):
     require(TIMES, TimesConfig(factor=2), store=lab.store)
     outcome = lab.audit()
     assert outcome.code == 0
-    assert "audited 1/1" in outcome.stdout
+    assert "audited 1/1, max difference 0 %" in outcome.stdout
     assert "2 of 3 runs of the table have no result to audit" in outcome.stdout
-    again = lab.audit("--run.mode=read_only")
-    assert again.code == 0 and "audited 1/1" in again.stdout
+    shown = lab.audit("--run.mode=read_only")
+    assert shown.code == 0 and "audited 1/1, max difference 0 %" in shown.stdout
     assert len(lab.audits()) == 1
-    assert lab.audit().code == 0
-    assert len(lab.audits()) == 2  # an audit is never answered by the one before
+    drifted = lab.audit(toys="drift")
+    assert drifted.code == 1 and len(lab.audits()) == 2
+    # The difference began in the run that the cell builds on.
+    assert ", as does base " in drifted.stderr
+    assert "size 3 -> 3.03 (0.99 %)" in drifted.stderr
 
 
 # -- the draw and the measure ----------------------------------------------------------------------

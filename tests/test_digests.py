@@ -311,6 +311,30 @@ def test_the_memory_does_not_grow_for_ever_and_forgets_the_oldest(
     assert reads == paths[:1]
 
 
+def test_what_was_read_before_a_kill_minus_9_is_remembered(
+    tmp_path: Path, grown_up: None, reads: list[Path]
+):
+    paths = [tmp_path / f"{n}" for n in range(digests.BATCH + 1)]
+    for path in paths:
+        path.write_bytes(content("x"))
+    code = (
+        "import os, sys; from pathlib import Path; from papertrail.core import digests\n"
+        "digests.YOUNG_NS, read = 0, digests._read\n"
+        "def deadly(path):\n"
+        "    if path.name == sys.argv[1]: os.kill(os.getpid(), 9)\n"
+        "    return read(path)\n"
+        "digests._read = deadly\n"
+        "digests.of_each([Path(name) for name in sys.argv[2:]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, paths[-1].name, *map(str, paths)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+    )
+    assert done.returncode == -9
+    digests.of_each(paths)
+    assert reads == paths[-1:]
+
+
 def test_a_file_that_is_being_written_has_no_digest(tmp_path: Path):
     path = tmp_path / "file"
     path.write_bytes(content("a", 30_000_000))

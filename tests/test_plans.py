@@ -27,7 +27,8 @@ from papertrail.core.query import Record
 from papertrail.core.require import require
 from papertrail.core.standing import Standing, standing
 from papertrail.core.store import Store, connect
-from papertrail.tables import cost, grid, order
+from papertrail.monotone.tables import PERPLEXITY_GAP
+from papertrail.tables import cost, grid, history, order
 from papertrail.tables.catalog import Need, Table, rendering
 from papertrail.tables.cells import over_seeds
 from papertrail.tables.sheet import Cell, Column, Format, Sheet
@@ -371,15 +372,18 @@ def test_what_measures_the_machine_is_no_number_of_the_table(store: Store):
     assert ordered(SIZES).run_id == first.run_id
 
 
-def test_two_answers_with_other_numbers_are_said_in_every_format_each_time(
+def test_two_answers_with_other_numbers_are_said_in_every_format(
     store: Store, capsys: pytest.CaptureFixture[str]
 ):
     older = computed(ODDS)[0]
+    ordered(ODDS)
     LOGGED["size"] = 7.0
     newer = require(ODD, ToyConfig(part=Part(size=3)), "force")
     table = ordered(ODDS)
     doubled = f"run {older.run_id} answers the same question otherwise: size 7 against 3"
-    assert f"run {newer.run_id} was reused, but {doubled}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"run {newer.run_id} was reused, but {doubled}" in said
+    assert f"{older.run_id} -> {newer.run_id}: the former stands, but is older" in said
     for suffix, text in formats(table).items():
         assert doubled in text, suffix
     assert doubled in provenance(table)["runs"][0]["doubts"]
@@ -606,7 +610,7 @@ def test_a_plan_predicts_the_cost_of_what_is_missing_from_its_siblings(
     assert "3 finished, 0 running, 0 failed, 5 missing" in said
     assert "to compute: 5 runs, about 10 h on 1 worker, predicted from 3 runs" in said
     assert "# toy row=3 seed=3 is missing: never computed; about 2 h, predicted from 3 runs" in said
-    assert "predicted from 3 runs that differ in part.size" in said
+    assert "predicted from 3 runs, which differ in part.size" in said
     commands = [line for line in said.splitlines() if line.startswith("mlflow run")]
     typed = [f"--{pair}" for pair in shlex.split(commands[-1])[6::2]]
     assert cli.parse(TOY, typed)[0] == ToyConfig(part=Part(size=4), seed=3)
@@ -663,7 +667,7 @@ def test_the_nearest_siblings_are_those_that_differ_in_the_fewest_options(store:
     took(require(TOY, ToyConfig(part=Part(size=5, rate=0.1), text="far")), 6000)
     costs = cost.forecast(planned(SIZES, store, sizes=(5,), seeds=(0,)), store)
     (only,) = costs.costs.values()
-    assert only == cost.Cost(60.0, (near.run_id,), ())
+    assert only == history.Cost(60.0, (near.run_id,), ())
 
 
 def test_among_siblings_at_one_distance_the_nearest_numbers_count(store: Store):
@@ -681,8 +685,8 @@ def test_a_budget_starts_what_fits_in_reading_order_and_says_what_stays(
     with pytest.raises(Missing, match="2 of 4 runs have no result"):
         ordered(SIZES, seeds=(0, 1, 2, 3), run_missing=True, budget=1.5)
     said = capsys.readouterr().err
-    assert "a budget of 1 h 30 min pays for 1 of 3 runs; 2 stay missing" in said
-    assert "toy row=3 seed=2 is not started: about 1 h on 1 worker, predicted from 1 run" in said
+    assert "a budget of 1 h 30 min pays for 1 of 3 runs, not for 2" in said
+    assert "toy row=3 seed=2 stays missing: about 1 h on 1 worker, predicted from 1 run" in said
     states = [one.standing.state for one in planned(SIZES, store, seeds=(0, 1, 2, 3))]
     assert states == ["finished", "finished", "missing", "missing"]
 
@@ -692,7 +696,7 @@ def test_what_has_no_known_cost_is_not_started_under_a_budget(
 ):
     with pytest.raises(Missing):
         ordered(SIZES, run_missing=True, budget=1000.0)
-    assert "is not started: unknown: 1 run has no finished sibling" in capsys.readouterr().err
+    assert "stays missing: unknown: 1 run has no finished sibling" in capsys.readouterr().err
     assert not query.usable("toy")
     ordered(SIZES, run_missing=True)  # without one, it is
     assert len(query.usable("toy")) == 2
@@ -703,7 +707,7 @@ def test_a_plan_with_a_budget_shows_what_it_would_start_and_starts_nothing(
 ):
     took(require(TOY, ToyConfig(part=Part(size=3))), 3600)
     ordered_plan(SIZES, seeds=(0, 1, 2), run_missing=True, budget=1.0)
-    assert "a budget of 1 h pays for 1 of 2 runs; 1 stay" in capsys.readouterr().out
+    assert "a budget of 1 h pays for 1 of 2 runs, not for 1" in capsys.readouterr().out
     ordered_plan(SIZES, seeds=(0, 1, 2), budget=2.0)
     assert "a budget of 2 h pays for all of it" in capsys.readouterr().out
     assert len(query.usable("toy")) == 1
@@ -712,6 +716,8 @@ def test_a_plan_with_a_budget_shows_what_it_would_start_and_starts_nothing(
 def test_options_that_contradict_each_other_are_refused(store: Store):
     with pytest.raises(BadInput, match="budget: nothing would be computed"):
         ordered(SIZES, budget=1.0)
+    with pytest.raises(BadInput, match=r"budget: must be more than 0 hours \(-1\)"):
+        ordered(SIZES, budget=-1.0, run_missing=True)
     with pytest.raises(BadInput, match="run_missing: read_only never computes"):
         ordered(SIZES, "read_only", run_missing=True)
 
@@ -725,7 +731,7 @@ def test_own_time_is_every_tick_in_which_no_child_ran(
 ):
     inside = {tick for start, end in children for tick in range(start, end)}
     own = len(set(range(*parent)) - inside)
-    assert cost.own_seconds(parent, children) == (own / 1000 if own else None)
+    assert history.own_seconds(parent, children) == (own / 1000 if own else None)
 
 
 @given(
@@ -742,29 +748,50 @@ def test_what_a_budget_starts_is_known_and_fits(
     all_planned = [
         grid.Planned(need, Standing(identify(TOY, need.question.config))) for need in needs
     ]
-    names = [one.standing.identity.digest for one in all_planned]
+    names = [one.digest for one in all_planned]
     below = {
         name: tuple(names[b] for a, b in edges if a == i < b < len(names))
         for i, name in enumerate(names)
     }
     costs = cost.Forecast(
-        {name: one.need.question for name, one in zip(names, all_planned, strict=True)},
-        {name: cost.Cost(s) for name, s in zip(names, seconds, strict=True)},
+        dict(zip(names, all_planned, strict=True)),
+        {name: history.Cost(s) for name, s in zip(names, seconds, strict=True)},
         below,
     )
     chosen = costs.within(all_planned, hours)
-    started = {d for one in chosen for d in costs.closure(one.standing.identity.digest)}
+    started = {d for one in chosen for d in costs.closure(one.digest)}
     total = costs.total(started)
     assert total.num_unknown == 0 and total.seconds <= hours * 3600 * (1 + 1e-9)
     for one in all_planned:  # nothing that still fits was left out
         if one not in chosen:
-            more = costs.total(costs.closure(one.standing.identity.digest) - started)
+            more = costs.total(costs.closure(one.digest) - started)
             assert more.num_unknown or total.seconds + more.seconds > hours * 3600 * (1 - 1e-9)
+
+
+def test_retry_failed_keeps_to_the_budget(store: Store, capsys: pytest.CaptureFixture[str]):
+    failed_upstream()
+    some = {"do": "raise", "run_missing": True, "partial": True, "budget": 1.0}
+    ordered(DOUBLES, "retry_failed", **some)
+    assert "toy seed 0 stays missing: unknown" in capsys.readouterr().err
+    assert len(query.tagged("papertrail.experiment", "toy", store)) == 1
+
+
+@pytest.mark.parametrize(("typed", "hours"), [("2", 2.0), ("0.5", 0.5), ("null", None)])
+def test_a_budget_is_typed_in_hours(typed: str, hours: float | None):
+    found, _ = cli.parse(rendering(PERPLEXITY_GAP), [f"--budget={typed}"])
+    assert found.budget == hours
+
+
+@pytest.mark.parametrize("words", ["--budget=much", "--budget=nan", "--plan=maybe", "--seeds=one"])
+def test_an_option_of_a_table_that_cannot_be_used_is_refused(words: str):
+    with pytest.raises(BadInput, match=words[2:].partition("=")[0]):
+        config, _ = cli.parse(rendering(PERPLEXITY_GAP), [words])
+        identify(rendering(PERPLEXITY_GAP), config)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "under 1 s"), (1, "1 s"), (99.4, "99 s"), (100, "2 min"), (3599, "1 h"),
+    [(0.4, "0.40 s"), (1, "1 s"), (99.4, "99 s"), (100, "2 min"), (3599, "1 h"),
      (12000, "3 h 20 min"), (7200, "2 h"), (48 * 3600, "2 d"), (100 * 3600, "4 d 4 h")],
 )  # fmt: skip
 def test_a_duration_reads_as_people_say_it(seconds: float, text: str):

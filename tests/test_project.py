@@ -12,6 +12,7 @@ from conftest import ROOT
 from papertrail.core import cli
 from papertrail.core.commands import WHY
 from papertrail.core.experiment import Command, Experiment, load
+from papertrail.tables.auditing import auditing
 from papertrail.tables.catalog import rendering, tables
 
 STANZAS: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
@@ -22,6 +23,8 @@ def typed_as(name: str) -> Command:
     """The command that an entry point launches."""
     if name == "tables":
         return rendering(tables()["attack_success"])
+    if name == "audit":
+        return auditing(tables()["attack_success"])
     if name == "why":
         return WHY
     source = (ROOT / "entrypoints" / f"{name}.py").read_text()

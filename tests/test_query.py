@@ -52,6 +52,8 @@ class Made:
     status: str | None = "FINISHED"
     """None: it is still running."""
     deleted: bool = False
+    restored: bool = False
+    """On its own, after its experiment was deleted: an active run of a deleted experiment."""
 
 
 MADE = st.builds(
@@ -62,14 +64,17 @@ MADE = st.builds(
     experiment=st.integers(0, 2),
     status=st.sampled_from(("FINISHED", "FAILED", "KILLED", None)),
     deleted=st.booleans(),
+    restored=st.booleans(),
 )
 ASKED = {"papertrail.identity": "same", "papertrail.experiment": "awkward"}
 AWKWARD = (
     Made({}, {}, {}),
+    Made({}, {}, {"u": "same"}),
     Made({"a": "", "b": "None", "ü": "'\"`\\%_"}, {"m": nan, "n": inf, "o": -inf}, {"t": ""}),
     Made({"a": "日本\n\t🙂"}, {"m": 0.1 + 0.2, "n": 5e-324, "o": -0.0}, ASKED, 1),
     Made({"a": "x" * 6000}, {"m": 1e308}, ASKED | {"t": "y" * 5000}, 1, "FAILED"),
     Made({"a": "1"}, {"p": nan}, ASKED, deleted=True),
+    Made({"only": "in a deleted experiment"}, {"m": 1.0}, ASKED, 2, restored=True),
     Made({"only": "in a deleted experiment"}, {"m": 1.0}, ASKED, 2),
     Made({"a": "2"}, {"m": 2.0}, ASKED, 0, None),
     Made({"a": "3"}, {"m": 3.0}, {"papertrail.identity": "it's another"}, 0, "KILLED"),
@@ -79,20 +84,28 @@ AWKWARD = (
 def make(client: MlflowClient, runs: Sequence[Made]) -> None:
     """Through MLflow's own API, metrics twice: the latest counts."""
     experiments = ["0", *(client.create_experiment(name) for name in ("zwei 'ö'", "gone"))]
+    restored = []
     for made in runs:
         run_id = client.create_run(experiments[made.experiment]).info.run_id
-        for step in (0, 1):
-            metrics = [
-                Metric(k, v if step else 7.0, 1000 + step, step) for k, v in made.metrics.items()
-            ]
-            client.log_batch(run_id, metrics)
-        params = [Param(key, value) for key, value in made.params.items()]
-        client.log_batch(run_id, params=params, tags=[RunTag(k, v) for k, v in made.tags.items()])
+        client.log_batch(
+            run_id,
+            [
+                Metric(k, v if step else 7.0, 9, step)
+                for k, v in made.metrics.items()
+                for step in (0, 1)
+            ],
+            [Param(key, value) for key, value in made.params.items()],
+            [RunTag(key, value) for key, value in made.tags.items()],
+        )
         if made.status:
             client.set_terminated(run_id, made.status)
         if made.deleted:
             client.delete_run(run_id)
+        if made.restored:
+            restored.append(run_id)
     client.delete_experiment(experiments[2])
+    for run_id in restored:
+        client.restore_run(run_id)
 
 
 def emptied(store: Store) -> None:
@@ -107,8 +120,9 @@ def emptied(store: Store) -> None:
 def same(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
     """Equal to the bit, in the same order of rows; MLflow's order of columns is arbitrary."""
     assert set(ours) == set(theirs) and not ours.columns.duplicated().any()
-    # Of no runs at all MLflow says that times are floats.
-    kinds = len(theirs) > 0
+    if not theirs["end_time"].notna().any():  # then MLflow does not know that this is a time
+        theirs["end_time"] = pd.to_datetime(theirs["end_time"], utc=True).dt.as_unit("us")
+    kinds = len(theirs) > 0  # nor of any column if there is no run
     pd.testing.assert_frame_equal(ours[list(theirs)], theirs, check_exact=True, check_dtype=kinds)
 
 
@@ -165,7 +179,7 @@ def agree(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         theirs = read_all(store, ids, identities)
     assert ours == theirs
     assert [len(ours[name]) for name in ("same", "it's another", "nobody")] == [3, 1, 0]
-    assert (len(ours["ids"]), len(ours["awkward"])) == (8, 3)
+    assert (len(ours["ids"]), len(ours["awkward"])) == (10, 3)
     assert {run["lifecycle_stage"] for run in ours["ids"]} == {"active", "deleted"}
 
 

@@ -17,7 +17,7 @@ from papertrail.core.experiment import Question
 from papertrail.core.launch import POLL_SECONDS, stop
 from papertrail.core.query import Record
 from papertrail.core.require import PARENT
-from papertrail.core.standing import standing
+from papertrail.core.standing import Standing, standing
 from papertrail.core.store import DATABASE, ROOT, Store
 
 OURS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_WORKSPACE")
@@ -42,10 +42,12 @@ class _Process:
 
 
 def store_in(folder: Path) -> Store:
-    """The store of a folder alone, whatever the environment names; made by who first writes."""
+    """The store of a folder alone, whatever the environment names; made before any process asks."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    return Store(f"sqlite:///{folder / DATABASE}", folder / "work")
+    store = Store(f"sqlite:///{folder / DATABASE}", folder / "work")
+    store.client.search_experiments(max_results=1)
+    return store
 
 
 def compute(
@@ -67,6 +69,9 @@ def compute(
             while waiting and len(running) < workers:
                 number = waiting.pop(0)
                 starting(number)
+                if (found := _standing(questions[number], store)).usable:
+                    ended[number] = Attempt(found.usable, "", 0.0)  # another one built on it
+                    continue
                 with stopping.between_steps():  # a signal in here would lose a child just born
                     running[number] = _start(questions[number], store, workers)
             time.sleep(POLL_SECONDS)
@@ -88,7 +93,8 @@ def _start(question: Question, store: Store, workers: int) -> _Process:
         # Not at one worker: another number of threads sums in another order, to other digits.
         cores = max(1, (os.cpu_count() or 1) // workers)
         environment.setdefault("OMP_NUM_THREADS", str(cores))
-    words = [sys.executable, str(entry), *cli.arguments(question.config)]
+    # force: the store is empty, and nobody wants to hear what its nearest run is.
+    words = [sys.executable, str(entry), *cli.arguments(question.config), "--run.mode=force"]
     none = subprocess.DEVNULL  # nobody is asked, and results are read from the store
     popen = subprocess.Popen(words, env=environment, stdin=none, stdout=none)
     return _Process(popen, time.monotonic())
@@ -96,13 +102,17 @@ def _start(question: Question, store: Store, workers: int) -> _Process:
 
 def _ended(process: _Process, question: Question, store: Store) -> Attempt:
     seconds = time.monotonic() - process.started
-    found = standing(question.experiment, question.config, store)
+    found = _standing(question, store)
     if found.usable is not None:
         return Attempt(found.usable, "", seconds)
     said = found.last.tags.get("papertrail.failure", "") if found.last else found.blocked
     code = process.popen.returncode
     word = f"its process was ended by signal {-code}" if code < 0 else f"it left with code {code}"
     return Attempt(None, said or word, seconds)
+
+
+def _standing(question: Question, store: Store) -> Standing:
+    return standing(question.experiment, question.config, store)
 
 
 def note(record: Record, key: str, text: str) -> None:

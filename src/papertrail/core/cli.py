@@ -99,12 +99,28 @@ def peek(name: str, key: str, argv: Sequence[str]) -> str:
     return str(found)
 
 
-def command(typed: Experiment, config: Any) -> str:
+def command(typed: Command, config: Any) -> str:
     """The shortest `mlflow run` that means `config`, for people to copy."""
-    plain, _ = parse(typed, [])
-    changed = _differing(plain, config)
-    options = [f"-P {shlex.quote(f'{key}={text}')}" for key, text in changed]
+    wanted = flat(canonical(config))
+    ways = [[*start, *_differing(plain, wanted)] for start, plain in _starts(typed)]
+    options = [f"-P {shlex.quote(f'{key}={text}')}" for key, text in min(ways, key=len)]
     return " ".join(["mlflow run . -e", typed.name, *options])
+
+
+def _starts(typed: Command) -> "list[Start]":
+    """What nothing typed means, and what each scale alone means."""
+    key = (CONF, typed.name, typed.study, *(field.name for field in fields(typed.schema)))
+    if key not in _STARTS:
+        scales = [[("scale", name)] for name in _presets(typed, "scale")]
+        _STARTS[key] = [
+            (start, flat(canonical(parse(typed, [f"--{k}={v}" for k, v in start])[0])))
+            for start in ([], *scales)
+        ]
+    return _STARTS[key]
+
+
+Start = tuple[list[tuple[str, str]], dict[str, Any]]  # options, and all values that they mean
+_STARTS: dict[tuple[object, ...], list[Start]] = {}  # a plan asks for a thousand commands
 
 
 def arguments(config: Any) -> list[str]:
@@ -249,7 +265,10 @@ def _flat(tree: Mapping[str, Any], known: Sequence[str], source: str) -> dict[st
                 walk(value, f"{key}.")
             else:
                 _check_known(key, known, f"{source}: ")
-                out[key] = _spelled(value)
+                try:
+                    out[key] = _spelled(value)
+                except (TypeError, ValueError):  # a date; NaN and infinity
+                    raise BadInput(f"{source}: {key}: no finite number or text ({value})") from None
 
     walk(tree, "")
     return out
@@ -269,10 +288,8 @@ def _check_known(key: str, known: Sequence[str], where: str = "") -> None:
     raise BadInput(f"{where}no option {key}; {hint}")
 
 
-def _differing(plain: Any, config: Any) -> list[tuple[str, str]]:
-    standard = flat(canonical(plain))
-    wanted = flat(canonical(config))
-    return [(k, _spelled(v)) for k, v in wanted.items() if standard.get(k) != v]
+def _differing(plain: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, _spelled(value)) for key, value in wanted.items() if plain.get(key) != value]
 
 
 def _explain(message: str, given: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ SMALL = 16 << 10  # bytes; to read them takes no longer than to look them up
 YOUNG_NS = 2 * 10**9  # of the file systems in use, FAT has the slowest clock: 2 s
 TRIES = 3  # a chmod or a new hard link also moves ctime, and is over at once
 MOST = 1_000_000  # digests kept, about 100 MB
+BATCH, FLUSH_SECONDS = 500, 1.0  # so much of the work is lost to a kill -9, at most
 PATIENCE_SECONDS = 5.0  # for the other processes that write
 FILE = "digests.sqlite"
 COLUMNS = "key BLOB PRIMARY KEY, sha256 BLOB, seal BLOB, kept INTEGER"
@@ -89,7 +90,8 @@ class _Memory:
 
     def __init__(self) -> None:
         self._connection: sqlite3.Connection | None = None
-        self._grown = False
+        self._new: list[Any] = []
+        self._written = time.monotonic()
 
     def recall(self, key: bytes) -> str | None:
         for digest, seal in self._do("read", "SELECT sha256, seal FROM digests WHERE key = ?", key):
@@ -98,20 +100,27 @@ class _Memory:
         return None
 
     def keep(self, key: bytes, digest: bytes) -> None:
-        row = key, digest, _seal(key, digest), time.time_ns()
-        self._do("write", "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", *row)
-        self._grown = True
+        self._new += key, digest, _seal(key, digest), time.time_ns()
+        # A transaction for each of 10,000 files would take longer than to read them.
+        if len(self._new) >= BATCH * 4 or time.monotonic() > self._written + FLUSH_SECONDS:
+            self._write()
 
     def close(self) -> None:
-        """Let go of the file, and of the oldest digests where there are too many."""
-        if self._grown:
-            newest = "SELECT key FROM digests ORDER BY kept DESC LIMIT ?"
-            [(count,)] = self._do("write", "SELECT count(*) FROM digests") or [(0,)]
-            if count > MOST:  # a tenth at once: not one for each that is added
-                dropped = f"DELETE FROM digests WHERE key NOT IN ({newest})"
-                self._do("write", dropped, MOST * 9 // 10)
+        if self._new:
+            self._write()
         if self._connection:
             self._connection.close()
+
+    def _write(self) -> None:
+        """Write what is new, and let go of the oldest where there is too much."""
+        rows = ", ".join(["(?, ?, ?, ?)"] * (len(self._new) // 4))
+        self._do("write", f"INSERT OR REPLACE INTO digests VALUES {rows}", *self._new)
+        self._new, self._written = [], time.monotonic()
+        [(count,)] = self._do("write", "SELECT count(*) FROM digests") or [(0,)]
+        if count > MOST:  # a tenth at once: not one for each that is added
+            newest = "SELECT key FROM digests ORDER BY kept DESC LIMIT ?"
+            dropped = f"DELETE FROM digests WHERE key NOT IN ({newest})"
+            self._do("write", dropped, MOST * 9 // 10)
 
     def _do(self, purpose: str, statement: str, *values: Any) -> list[Any]:
         """Rows, or none where the memory cannot be used; the reason is said once a process."""

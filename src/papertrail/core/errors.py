@@ -7,6 +7,13 @@ AssertionError  our own invariant broke: a bug of ours
 """
 
 
+def in_a_line(error: BaseException) -> str:
+    """What is at the bottom of somebody else's error: layers above it go on for pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0].strip() or type(error).__name__
+
+
 class BadInput(ValueError):
     """Something a person typed or handed over cannot be used; the message says what to do."""
 

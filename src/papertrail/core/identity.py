@@ -90,7 +90,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for key in sorted(a.keys() | b.keys()):
         exact = [dumps(tree[key]) if key in tree else "(absent)" for tree in (a, b)]
         plain = [str(tree.get(key, "(absent)")) for tree in (a, b)]
-        if exact[0] != exact[1] or (key in a) != (key in b):
+        if exact[0] != exact[1]:
             before, after = plain if plain[0] != plain[1] else exact
             lines.append(f"{'.'.join(key)}: {before} -> {after}")
     return lines

@@ -221,7 +221,7 @@ def runs_table(
     found = read(store or connect(), which, lambda selection: columns(selection, wanted))
     table = pd.DataFrame(found)
     for name in ("start_time", "end_time"):
-        table[name] = pd.to_datetime(table[name], unit="ms", utc=True)
+        table[name] = pd.to_datetime(table[name], unit="ms", utc=True).dt.as_unit("us")
     return table
 
 

@@ -13,14 +13,15 @@ from typing import Any
 
 from filelock import Timeout
 from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
 
-from papertrail.core import cli, heartbeat, horizon, progress, query, track
+from papertrail.core import cli, heartbeat, horizon, moved, progress, query, track
 from papertrail.core.cli import Mode
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment
 from papertrail.core.identity import Identity
 from papertrail.core.owner import Owner
-from papertrail.core.query import Record
+from papertrail.core.query import IDENTITY, Record
 from papertrail.core.run import COMPLETE, INVALIDATED, Run
 from papertrail.core.standing import Standing, drifted, standing
 from papertrail.core.store import Store, connect
@@ -45,12 +46,16 @@ def require(
     it failed already under the same command.
     """
     store = store or (current.store if (current := track.current()) else connect())
+    if joined:
+        _refuse_used(store, joined)
     found = standing(experiment, config, store)
     record = _reusable(experiment, found, mode)
     if record is None:
         with _claim(experiment, found.identity, store):
             # Whoever held the claim may have computed it while we waited.
-            found = _settled(experiment, config, mode, store)
+            claimed, found = found, _settled(experiment, config, mode, store)
+            if found.identity != claimed.identity:
+                raise BadInput(f"{experiment.name}: its data changed meanwhile; start again")
             record = _reusable(experiment, found, mode)
             if record is None:
                 record = _compute(experiment, config, found, mode, store, joined)
@@ -198,13 +203,21 @@ def _opened(experiment: Experiment, config: Any, store: Store, joined: str | Non
     """The run to compute in: the one that was opened for us, or a new one."""
     if joined is None:
         return _create(experiment, config, store)
-    run = store.client.get_run(joined)
-    if run.info.status != "RUNNING" or "papertrail.identity" in run.data.tags:
-        raise BadInput(
-            f"MLFLOW_RUN_ID: run {joined} is {run.info.status}, not newly opened; unset it"
-        )
-    store.show_as_models(run.info.experiment_id)
+    group = store.client.get_run(joined).info.experiment_id
+    store.show_as_models(group)
+    moved.settle(store, group)
     return joined
+
+
+def _refuse_used(store: Store, joined: str) -> None:
+    """BadInput unless the run was opened for us just now: another one's results are its own."""
+    try:
+        run = store.client.get_run(joined)
+    except MlflowException:
+        raise BadInput(f"MLFLOW_RUN_ID: not in {store.uri} ({joined}); unset it") from None
+    if run.info.status != "RUNNING" or IDENTITY in run.data.tags:
+        state = f"it is {run.info.status} and somebody's own"
+        raise BadInput(f"MLFLOW_RUN_ID: {state} ({joined}); unset it")
 
 
 def _create(experiment: Experiment, config: Any, store: Store) -> str:
@@ -218,6 +231,7 @@ def _create(experiment: Experiment, config: Any, store: Store) -> str:
     else:
         group = store.client.get_run(parent).info.experiment_id
         tags["mlflow.parentRunId"] = parent
+    moved.settle(store, group)
     name = experiment.title(config)
     return str(store.client.create_run(group, tags=tags, run_name=name).info.run_id)
 

@@ -5,6 +5,7 @@ then the completion mark, then FINISHED. MLflow's FINISHED alone proves nothing.
 """
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -19,11 +20,12 @@ from mlflow.exceptions import MlflowException
 
 from papertrail.core import digests
 from papertrail.core import progress as progress_
+from papertrail.core.errors import in_a_line
 from papertrail.core.identity import Identity
 from papertrail.core.store import Store
 
 COMPLETE = "papertrail.complete"
-MANIFEST = "manifest.json"
+MANIFEST, FAILURE = "manifest.json", "failure.txt"
 INVALIDATED = "papertrail.invalidated"
 BATCH, FLUSH_SECONDS = 500, 5.0  # one call carries 500 metrics as cheaply as one: a call costs ms
 TAG_LIMIT, PARAM_LIMIT = 8000, 6000  # MLflow's own: it cuts without a word
@@ -50,9 +52,11 @@ class Run:
     def __init__(self, store: Store, run_id: str, identity: Identity, seen: Mapping[str, int]):
         self.store, self.run_id, self.identity = store, run_id, identity
         self.folder = store.folder(identity.digest)
+        self.pid = os.getpid()  # a forked child has a copy of this object, and no run
         self._seen = dict(seen)  # metric -> last step already in the store, from before a resume
         self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
+        self._refused = False  # whether the store took nothing when it was last asked
         self._lock = threading.Lock()
         self._pace = progress_.Pace()
         self._manifest: dict[str, dict[str, Any]] = {}
@@ -68,7 +72,7 @@ class Run:
                 for key, value in values.items()
                 if step > self._seen.get(key, -1)
             ]
-            full = len(self._buffer) >= BATCH
+            full = len(self._buffer) >= BATCH and not self._refused
         if full or time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._try_to_flush()
 
@@ -78,17 +82,16 @@ class Run:
             while self._buffer:
                 self.store.client.log_batch(self.run_id, metrics=self._buffer[:BATCH])
                 del self._buffer[:BATCH]
-        self._flushed = time.monotonic()
+        self._flushed, self._refused = time.monotonic(), False
 
     def _try_to_flush(self) -> None:
         """A store that does not answer delays metrics; it must not end hours of training."""
         try:
             self.flush()
         except MlflowException as error:
-            self._flushed = time.monotonic()
-            progress_.say(
-                f"{self.run_id}: {len(self._buffer)} metrics wait for the store ({error})"
-            )
+            if not self._refused:
+                progress_.say(f"run {self.run_id}: metrics wait for the store ({in_a_line(error)})")
+            self._flushed, self._refused = time.monotonic(), True
 
     def progress(self, done: float) -> None:
         left = self._pace.seconds_left(done)
@@ -155,16 +158,18 @@ class Run:
         self._marked = True
         self.store.client.set_terminated(self.run_id, "FINISHED")
 
-    def abandon(self, status: str, reason: str, trace: str = "") -> None:
-        """End without a result, keeping what was logged."""
+    def abandon(self, status: str, reason: str, trace: str = "") -> bool:
+        """End without a result, keeping what was logged; whether `failure.txt` has the trace."""
         if self._marked:
-            return  # it is complete: whoever looks next finds the mark and ends it as FINISHED
+            return False  # it is complete: who looks next finds the mark and ends it as FINISHED
         try:
             self.flush()
             self.tags({"papertrail.failure": shortened(reason)})
             self.store.client.set_terminated(self.run_id, status)
             if trace:
-                self.text("failure.txt", trace)
+                self.text(FAILURE, trace)
         except (MlflowException, OSError) as error:  # what ends the run matters more than this
-            lost = f"{len(self._buffer)} metrics unsent"
-            progress_.say(f"{self.run_id}: could not be marked {status} ({error}); {lost}")
+            said = f"{in_a_line(error)}; {len(self._buffer)} metrics unsent"
+            progress_.say(f"run {self.run_id}: could not be marked {status} ({said})")
+            return False
+        return bool(trace)

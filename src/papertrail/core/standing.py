@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from papertrail.core import drift, query
+from papertrail.core import digests, drift, query
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import Identity, identify
@@ -65,7 +65,8 @@ def standings(questions: Sequence[Question], store: Store) -> list[Standing]:
     """What stands of all questions now, in order: one look at the store for all of them."""
     if not questions:
         return []
-    identities = [identify(question.experiment, question.config) for question in questions]
+    with digests.one_look():  # a plan asks a thousand questions about the same data
+        identities = [identify(question.experiment, question.config) for question in questions]
     records = query.by_identities(list({one.digest for one in identities}), store)
     judged = {one.digest: _judge(one, records[one.digest]) for one in identities}
     judged |= _orphans(judged, store)

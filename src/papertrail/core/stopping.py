@@ -4,14 +4,17 @@ MLflow leaves a run RUNNING after SIGTERM and SIGHUP, and half an optimizer step
 so the process that computes turns signals into an exception itself, between training steps.
 """
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from papertrail.core.errors import Interrupted
 
+Handler = Callable[[int, FrameType | None], Any] | int | None
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -24,6 +27,12 @@ class _State:
     """The signal that waits."""
     raised = False
     """Whether Interrupted is on its way: the end of a run is not interrupted again."""
+    heard: int | None = None
+    """Where the interpreter notes every signal, whoever handles it: the end to read from."""
+    came: str | None = None
+    """A signal that came since the outermost run was opened."""
+    before: dict[signal.Signals, Handler] | None = None
+    """Who handled the signals before a run was open."""
 
 
 @contextmanager
@@ -35,13 +44,74 @@ def signals_raise() -> Iterator[None]:
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
     _State.depth += 1
     try:
-        yield
+        if _State.depth == 1:
+            _State.before = before
+            with _hearing():
+                yield
+        else:
+            yield
     finally:
         _State.depth -= 1
         for number, handler in before.items():
             signal.signal(number, handler)
         if _State.depth == 0:
             _State.raised = False
+
+
+@contextmanager
+def _hearing() -> Iterator[None]:
+    """While the block lasts, no signal goes unnoticed, even one that a verb handles itself."""
+    _State.heard, writer = os.pipe()
+    for end in (_State.heard, writer):
+        os.set_blocking(end, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(_State.heard)
+        os.close(writer)
+        _State.heard = _State.came = None
+
+
+def refuse_swallowed() -> None:
+    """Raise Interrupted if a signal came while a run was open, although its verb went on.
+
+    What it did about the signal cannot be known: it may have left early, with half a result.
+    """
+    if _State.heard is None or threading.current_thread() is not threading.main_thread():
+        return
+    with suppress(BlockingIOError):  # nothing came
+        names = [signal.Signals(n).name for n in os.read(_State.heard, 4096) if n in SIGNALS]
+        _State.came = next(iter(names), _State.came)
+    if _State.came is not None:
+        raise Interrupted(f"{_State.came}, which its code swallowed")
+
+
+def _before_fork() -> None:
+    """A signal to a child that is not yet one of its own would be heard as one to its parent."""
+    if _State.heard is not None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _after_fork() -> None:
+    if _State.heard is not None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _in_forked_child() -> None:
+    """A forked child is not its parent's run: it dies of a signal as any process does."""
+    if _State.heard is not None and _State.before is not None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in _State.before.items():
+            if signal.getsignal(number) is _stop:
+                signal.signal(number, handler)
+    _after_fork()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_forked_child
+)
 
 
 @contextmanager

@@ -15,13 +15,16 @@ from filelock import FileLock
 
 # MLflow takes two seconds to import and is needed by everything that follows.
 from mlflow.entities import ViewType
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+from papertrail.core.errors import BadInput, in_a_line
 
 ROOT = Path(__file__).parents[3]
 DATABASE = "mlflow.db"
 MODEL_VIEW = ("mlflow.experimentKind", "custom_model_development")
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors: not for a paper
+# A page of traceback for each statement that a full disk refuses; the exception says it too.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,11 @@ class Store:
                     self.show_as_models(made)
                     return made
         if found.lifecycle_stage == "deleted":
-            raise MlflowException(f"experiment {name} was deleted in the store; restore it first")
+            again = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            raise BadInput(
+                f"experiment: it was deleted in {self.uri} ({name}); restore it with {again}, or "
+                "name another by MLFLOW_EXPERIMENT_NAME"
+            )
         return str(found.experiment_id)
 
     def show_as_models(self, experiment_id: str) -> None:
@@ -99,14 +106,51 @@ class Store:
 
 
 def connect(uri: str | None = None) -> Store:
-    """The store that the environment names; creates a local database under a lock if needed."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / DATABASE}"
+    """The store that the environment names; creates a local database under a lock if needed.
+
+    OSError where it can neither be read nor made.
+    """
+    uri = uri or tracking_uri()
     work = os.environ.get("PAPERTRAIL_WORK") or Store(uri, ROOT).beside / "mlruns" / "work"
     store = Store(uri, Path(work).absolute())
-    if uri.startswith("sqlite") and not sqlite_path(uri).exists():
-        with store.lock("database"):  # two processes migrating one empty file corrupt each other
-            store.client.search_experiments(max_results=1)
+    if uri.startswith("sqlite") and not _stands(sqlite_path(uri)):
+        with store.lock("database"):
+            if not _stands(sqlite_path(uri)):
+                _make(store)
     return store
+
+
+def tracking_uri() -> str:
+    """Of the store that the environment names, else of the one beside the code."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / DATABASE}"
+
+
+def _stands(database: Path) -> bool:
+    """Whether it is there. MLflow would try ten times to open a file that it may not read."""
+    try:
+        with database.open("rb"):
+            return database.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _make(store: Store) -> None:
+    """An empty store. It gets its name when all its tables are there, so nobody sees half of it:
+    two processes that migrate one empty file corrupt each other."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # a hit never needs it
+    from sqlalchemy.exc import SQLAlchemyError
+
+    head, mark, options = store.uri.partition("?")
+    part = sqlite_path(f"{head}.part")
+    for left in (part, part.with_name(f"{part.name}-journal")):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    part.touch()  # MLflow would try ten times
+    try:
+        made = SqlAlchemyStore(f"{head}.part{mark}{options}", (store.beside / "mlruns").as_uri())
+    except SQLAlchemyError as error:
+        raise OSError(in_a_line(error)) from error
+    made.engine.dispose()
+    part.replace(sqlite_path(store.uri))
 
 
 @lru_cache

@@ -25,8 +25,8 @@ from papertrail.core.experiment import Experiment
 from papertrail.core.heartbeat import BEAT, beat, beating
 from papertrail.core.identity import Identity, canonical, dumps, flat
 from papertrail.core.owner import Owner
-from papertrail.core.run import PARAM_LIMIT, Run, shortened
-from papertrail.core.stopping import signals_raise
+from papertrail.core.run import FAILURE, PARAM_LIMIT, Run, shortened
+from papertrail.core.stopping import refuse_swallowed, signals_raise
 from papertrail.core.store import ROOT, Store
 
 if TYPE_CHECKING:
@@ -41,14 +41,15 @@ _OPEN: ContextVar[Run | None] = ContextVar("open run", default=None)
 
 
 def current() -> Run | None:
-    """The innermost open run of this context."""
-    return _OPEN.get()
+    """The innermost open run of this context; a forked child has none of its parent's."""
+    found = _OPEN.get()
+    return found if found is not None and found.pid == os.getpid() else None
 
 
 def run() -> Run:
     """The open run; an error of ours if there is none."""
-    found = _OPEN.get()
-    assert found is not None, "no open run: a verb is called through require"
+    found = current()
+    assert found is not None, "no open run: a verb is called through require, in one process"
     return found
 
 
@@ -138,11 +139,14 @@ def opened(
             _introduce(active, experiment, config, before.params)
             _check_data(experiment, config, identity)
             yield active
+            assert current() is active, "a forked child came back from a verb: leave by os._exit"
+            refuse_swallowed()
             _check_data(experiment, config, identity)
             active.complete()
     except BaseException as error:
         # Every way out that is not the end: the run must never read as usable.
-        active.abandon(*_ending(error))
+        if current() is active and active.abandon(*_ending(error)):
+            error.add_note(f"run {run_id} keeps the traceback in {FAILURE}")
         raise
     finally:
         _OPEN.reset(token)

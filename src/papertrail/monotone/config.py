@@ -263,8 +263,8 @@ def _open_ended(schedule: Schedule, warmup: float) -> bool:
 
 
 # Options that came later, and the value at which a run is what it was before.
-_NEUTRAL_PRETRAIN = MappingProxyType({"pretrain.decay": "linear"})
-_NEUTRAL = MappingProxyType({**_NEUTRAL_PRETRAIN, "train.decay": "linear"})
+NEUTRAL_PRETRAIN = MappingProxyType({"pretrain.decay": "linear"})
+NEUTRAL = MappingProxyType({**NEUTRAL_PRETRAIN, "train.decay": "linear"})
 
 
 def _arm_label(config: TrainConfig) -> str:
@@ -280,7 +280,7 @@ PRETRAIN = Experiment(
     schema=PretrainConfig,
     verb="papertrail.monotone.train:pretrain",
     infrastructure=INFRASTRUCTURE,
-    neutral=_NEUTRAL_PRETRAIN,
+    neutral=NEUTRAL_PRETRAIN,
     horizon=_pretrain_horizon,
     upstream=_before_pretrain,
     data=data_digests,
@@ -292,7 +292,7 @@ TRAIN = Experiment(
     label=_arm_label,
     verb="papertrail.monotone.train:train",
     infrastructure=INFRASTRUCTURE,
-    neutral=_NEUTRAL,
+    neutral=NEUTRAL,
     horizon=_train_horizon,
     upstream=_before_train,
     data=data_digests,
@@ -304,7 +304,7 @@ PERPLEXITY = Experiment(
     label=_arm_label,
     verb="papertrail.monotone.perplexity:perplexity",
     infrastructure=INFRASTRUCTURE,
-    neutral=_NEUTRAL,
+    neutral=NEUTRAL,
     upstream=_before_perplexity,
     data=data_digests,
 )
@@ -315,7 +315,7 @@ HOTFLIP = Experiment(
     verb="papertrail.monotone.hotflip:hotflip",
     show="papertrail.monotone.tables:show",
     infrastructure=INFRASTRUCTURE,
-    neutral=_NEUTRAL,
+    neutral=NEUTRAL,
     upstream=_before_hotflip,
     data=data_digests,
 )

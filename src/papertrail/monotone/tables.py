@@ -10,6 +10,7 @@ from papertrail.core.experiment import Question, narrow
 from papertrail.data.config import Data
 from papertrail.monotone.config import (
     HOTFLIP,
+    NEUTRAL,
     PERPLEXITY,
     Attack,
     Constraint,
@@ -226,15 +227,18 @@ def _paired_footnotes(attacked: pd.DataFrame) -> tuple[str, ...]:
 
 def _seed_footnote(frame: pd.DataFrame) -> tuple[str, ...]:
     seeds = sorted({int(seed) for seed in frame["seed"]})
+    gaps = sorted({int(seed) for seed in frame["seed"][frame["run_id"] == ""]})
+    lacking = f" Runs of seed {', '.join(map(str, gaps))} are missing." if gaps else ""
     if len(seeds) > 1:
-        return (f"Mean ± standard deviation over training seeds {', '.join(map(str, seeds))}.",)
+        named = ", ".join(map(str, seeds))
+        return (f"Mean ± standard deviation over training seeds {named}.{lacking}",)
     return (f"One training seed ({seeds[0]}): intervals are over texts, not over trainings.",)
 
 
 def _table(name: str, needs: Any, draw: Any) -> Table:
     return Table(
         name=name, study="monotone", schema=PaperConfig, needs=needs, draw=draw,
-        infrastructure=INFRASTRUCTURE, data=data_digests,
+        infrastructure=INFRASTRUCTURE, neutral=NEUTRAL, data=data_digests,
     )  # fmt: skip
 
 

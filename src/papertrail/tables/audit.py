@@ -28,9 +28,10 @@ from papertrail.tables import grid
 from papertrail.tables.agreement import Audit, Audited, Number, compare, worst
 from papertrail.tables.catalog import Need, Table, find
 from papertrail.tables.changes import numbers
-from papertrail.tables.cost import duration, own_seconds
+from papertrail.tables.cost import duration
 from papertrail.tables.findings import failure, headline, most, print_audit, sentence, told
-from papertrail.tables.grid import Planned
+from papertrail.tables.history import own_seconds, upstream
+from papertrail.tables.planned import Planned
 
 T = TypeVar("T")
 AUDITED = "papertrail.audited"
@@ -40,7 +41,8 @@ _WORKERS: ContextVar[int] = ContextVar("workers", default=1)
 def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     """Audit anew, whatever was audited before, and leave with code 1 unless all reproduced.
 
-    Mode read_only shows the newest audit again.
+    Mode read_only shows the newest audit again. `mlflow run` marks the run that it opened for an
+    audit as FAILED after code 1, whatever we ended it as.
     """
     store, table, again = connect(), find(config.table), execution.mode != "read_only"
     if again:
@@ -148,7 +150,7 @@ def _host(one: Planned) -> str:
 
 def _below(question: Question, ours: Store, other: Store, tolerance: float) -> str:
     """The run furthest upstream in which both stores differ: where a difference may come from."""
-    for need in _upstream(question):
+    for need in upstream(question):
         if further := _below(need, ours, other, tolerance):
             return further
         before, after = _numbers(need, ours), _numbers(need, other)
@@ -168,13 +170,9 @@ def _numbers(question: Question, store: Store) -> dict[str, Number] | None:
 def _family(question: Question) -> dict[str, Question]:
     """A question and all that it builds on, by identity."""
     found = {identify(question.experiment, question.config).digest: question}
-    for need in _upstream(question):
+    for need in upstream(question):
         found |= _family(need)
     return found
-
-
-def _upstream(question: Question) -> list[Question]:
-    return list(question.experiment.upstream(question.config).values())
 
 
 def _usable(families: Mapping[str, Question], store: Store) -> dict[str, Record]:

@@ -46,6 +46,7 @@ def auditing(table: Table) -> Experiment:
         answer="papertrail.tables.audit:answer",
         label=lambda config: str(config.table),
         infrastructure=(*table.infrastructure, "keep"),
+        neutral=table.neutral,
         upstream=drawn.upstream,
         data=table.data,
     )

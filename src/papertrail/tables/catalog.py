@@ -12,8 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveFloat
-
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment, Question
 
@@ -47,6 +45,7 @@ class Table:
     draw: Callable[[pd.DataFrame], Sheet]
     """Tidy frame of the grid -> sheet. Pure: no store, no clock."""
     infrastructure: tuple[str, ...] = ()
+    neutral: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     data: Callable[[Any], Mapping[str, str]] = field(default=lambda config: MappingProxyType({}))
 
 
@@ -60,7 +59,7 @@ class Order:
     """Print the grid of runs with their state and commands, and stop."""
     run_missing: bool = False
     """Compute what is missing first."""
-    budget: PositiveFloat | None = None
+    budget: float | None = None
     """Hours of computing that run_missing may spend, as predicted from finished runs."""
     partial: bool = False
     """Draw the table although runs are missing; their cells say so."""
@@ -107,6 +106,7 @@ def rendering(table: Table) -> Experiment:
         label=lambda config: str(config.name),
         revision=2,
         infrastructure=(*table.infrastructure, *HOW),
+        neutral=table.neutral,
         upstream=upstream,
         data=table.data,
     )

@@ -13,7 +13,7 @@ from typing import Any
 from papertrail.core import query
 from papertrail.core.query import MACHINE, Record
 from papertrail.core.store import Store
-from papertrail.tables.grid import Planned
+from papertrail.tables.planned import Planned
 
 Entry = Mapping[str, Any]
 SHOWN = 3  # metrics that a line names
@@ -26,7 +26,7 @@ def frozen(one: Planned) -> dict[str, Any]:
         "labels": dict(one.need.labels),
         "experiment": one.need.question.experiment.name,
         "revision": one.need.question.experiment.revision,
-        "identity": str(one.standing.identity),
+        "identity": one.digest,
         "state": one.standing.state,
         "cause": one.cause,
         "doubts": one.doubts,

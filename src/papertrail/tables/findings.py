@@ -116,7 +116,7 @@ def _grid(found: Audit) -> Grid:
     grid.add_column("verdict", no_wrap=True)
     grid.add_column("cell")
     grid.add_column("run", no_wrap=True)
-    grid.add_column("worst metric", overflow="fold")
+    grid.add_column("worst metric", no_wrap=True)
     for heading in ("standing", "again", "difference", "outside", "took"):
         grid.add_column(heading, no_wrap=True, justify="right")
     for cell in found.cells:

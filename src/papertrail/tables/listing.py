@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from papertrail.core import cli
-from papertrail.tables.cost import Cost, Forecast, duration, runs
+from papertrail.tables.cost import Forecast, duration, runs
+from papertrail.tables.history import Cost
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid
 
     from papertrail.tables.catalog import Table
-    from papertrail.tables.grid import Planned
+    from papertrail.tables.planned import Planned
 
 COLOURS = {
     "finished": "green",
@@ -50,8 +50,8 @@ def print_plan(
     below = costs.below(planned)
     if below:
         print(f"\n# computed on the way, once for all that build on them: {runs(len(below))}")
-        for question in below:
-            print(cli.command(question.experiment, question.config))
+        for one in below:
+            print(one.command)
 
 
 def left_out(
@@ -62,12 +62,12 @@ def left_out(
     if not rest:
         return
     yield (
-        f"a budget of {duration(hours * 3600)} pays for {len(paid)} of {runs(len(wanted))}; "
-        f"{len(rest)} stay missing"
+        f"a budget of {duration(hours * 3600)} pays for {len(paid)} of {runs(len(wanted))}, "
+        f"not for {len(rest)}"
     )
     for one in rest:
-        total = costs.total(costs.closure(str(one.standing.identity)))
-        yield f"{one.title} is not started: {total}"
+        total = costs.total(costs.closure(one.digest))
+        yield f"{one.title} stays missing: {total}"
 
 
 def _counts(planned: Sequence[Planned]) -> str:
@@ -95,7 +95,7 @@ def _grid(planned: Sequence[Planned], costs: Forecast) -> Grid:
 
 def _price(one: Planned, costs: Forecast) -> str:
     """Own time and, behind a plus, that of the missing runs below."""
-    digest = str(one.standing.identity)
+    digest = one.digest
     if digest not in costs.costs:
         return "-"
     own, below = costs.costs[digest].seconds, costs.closure(digest) - {digest}
@@ -121,7 +121,7 @@ def _totals(planned: Sequence[Planned], costs: Forecast, budget: float | None) -
 
 def _said(one: Planned, costs: Forecast) -> str:
     """From what the cost of this run alone was predicted."""
-    cost = costs.costs.get(str(one.standing.identity))
+    cost = costs.costs.get(one.digest)
     return f"; {spoken(cost)}" if cost else ""
 
 
@@ -129,5 +129,5 @@ def spoken(cost: Cost) -> str:
     """A cost with what it rests on."""
     if cost.seconds is None:
         return "cost unknown: no finished run of this experiment"
-    differing = f" that differ in {', '.join(cost.differing)}" if cost.differing else ""
-    return f"about {duration(cost.seconds)}, predicted from {runs(len(cost.siblings))}{differing}"
+    text = f"about {duration(cost.seconds)}, predicted from {runs(len(cost.siblings))}"
+    return text + (f", which differ in {', '.join(cost.differing)}" if cost.differing else "")

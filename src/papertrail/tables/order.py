@@ -24,7 +24,7 @@ from papertrail.core.require import require, voice_doubts
 from papertrail.core.store import Store, connect
 from papertrail.tables import changes, cost, grid, listing, render
 from papertrail.tables.catalog import Table, find, rendering
-from papertrail.tables.grid import Planned
+from papertrail.tables.planned import Planned
 from papertrail.tables.sheet import Sheet
 
 TEXT_WIDTH = 110
@@ -89,6 +89,8 @@ def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     if mode == "reuse" and plan.stale:
         progress.say(f"tables: {table.name}: drawn anew, because runs behind it changed")
         mode = "force"
+    if mode == "read_only" and plan.stale:
+        progress.say(f"tables: {table.name}: shown as it was drawn; read_only draws nothing anew")
     with _drawn_from(plan):
         return answer_run(experiment, config, replace(execution, mode=mode))
 
@@ -96,6 +98,8 @@ def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
 def _check(config: Any, execution: Execution) -> None:
     if config.run_missing and execution.mode == "read_only":
         raise BadInput("run_missing: read_only never computes (true); leave one of the two out")
+    if config.budget is not None and not config.budget > 0:
+        raise BadInput(f"budget: must be more than 0 hours ({config.budget:g})")
     if config.budget is not None and not (config.run_missing or config.plan):
         raise BadInput(
             f"budget: nothing would be computed ({config.budget:g}); add run_missing=true"
@@ -144,9 +148,10 @@ def _chosen(
     table: Table, planned: Sequence[Planned], config: Any, execution: Execution, store: Store
 ) -> list[Question]:
     """The questions to compute, in reading order; what the budget leaves out is said."""
-    wanted = [one for one in planned if one.standing.usable is None]
     if execution.mode == "retry_failed":
-        return cost.failed(wanted, store)
+        wanted = cost.failed(planned, store)
+    else:
+        wanted = [one for one in planned if one.standing.usable is None]
     if wanted and config.budget is not None:
         costs = cost.forecast(wanted, store)
         paid = costs.within(wanted, config.budget)
