@@ -89,7 +89,7 @@ def test_another_conf_file_replaces_the_headline_one(conf: Path, tmp_path: Path)
         (["--text"], "text: no value was given; write --text=VALUE"),
         (["--scale=tiny"], "scale: no preset (tiny); conf/scale has large, small"),
         (["--part=small"], "part: no preset (small); conf/part has huge"),
-        (["--run.mode=always"], "run.mode: expected a Literal['reuse', 'force', 'retry_failed', 'read_only']"),
+        (["--run.mode=always"], "run.mode: expected a Literal['reuse', 'force', 'retry_failed'"),
         (["--config=none.yaml"], "config: no such file (none.yaml)"),
     ],
 )

@@ -4,12 +4,14 @@ Real runs of toy experiments in a real store; a table of them that only these te
 """
 
 import csv
+import importlib
 import io
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -180,6 +182,27 @@ def test_a_shown_table_looks_its_grid_up_once_however_large(
     monkeypatch.setattr("papertrail.core.query.by_identities", counted)
     ordered(SIZES, seeds=seeds)
     assert [size for size in looks if size > 1] == [5]  # the others ask for the rendering alone
+
+
+def test_a_table_is_drawn_anew_when_the_code_that_draws_it_changed(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    source = tmp_path / "drawing_toys.py"
+    source.write_text(
+        "import test_plans\n\n\ndef draw(frame):\n    return test_plans.draw(frame)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    table = replace(SIZES, draw=importlib.import_module("drawing_toys").draw)
+    monkeypatch.setattr("papertrail.tables.catalog.tables", lambda: {"sizes": table})
+    computed(table)
+    first = ordered(table)
+    assert ordered(table).run_id == first.run_id
+    source.write_text(source.read_text() + "\n\nWIDER = True\n")
+    assert ordered(table).run_id != first.run_id
+    assert "drawn anew, because the code that draws it changed" in capsys.readouterr().err
 
 
 def test_how_a_table_is_had_is_no_part_of_what_it_is(store: Store):

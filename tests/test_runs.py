@@ -23,8 +23,8 @@ from papertrail.core.identity import identify
 from papertrail.core.launch import pool, require_all
 from papertrail.core.query import Record
 from papertrail.core.require import require
-from papertrail.core.standing import standing
 from papertrail.core.run import COMPLETE
+from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect
 
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}

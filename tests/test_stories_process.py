@@ -7,11 +7,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from crowd import Crowd, crowd
+from crowd import Before, Crowd, crowd
 from mlflow.tracking import MlflowClient
 from test_runs import only
 from toy import BY_NAME, DOUBLE, STUBBORN, TOY, TREBLE, ToyConfig
@@ -156,9 +157,14 @@ def die_before_finished() -> None:
     MlflowClient.set_terminated = lambda *words: die()  # type: ignore[method-assign]
 
 
+def be_stopped_before_finished() -> None:
+    stop = partial(os.kill, os.getpid(), signal.SIGTERM)
+    MlflowClient.set_terminated = lambda *words: stop()  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("before", [die_before_the_manifest, die_before_the_mark])
 def test_killed_between_result_and_mark_is_no_answer_and_computed_again(
-    people: Crowd, store: Store, client: MlflowClient, before
+    people: Crowd, client: MlflowClient, before: Before
 ):
     victim = people.starts(before=before)
     assert victim.ended() == -signal.SIGKILL
@@ -171,11 +177,14 @@ def test_killed_between_result_and_mark_is_no_answer_and_computed_again(
     assert answers(client) == {"KILLED": 1, "FINISHED": 1}
 
 
+@pytest.mark.parametrize(
+    ("before", "code"), [(die_before_finished, -signal.SIGKILL), (be_stopped_before_finished, 1)]
+)
 def test_killed_between_mark_and_finished_is_finished_and_not_computed_again(
-    people: Crowd, store: Store, client: MlflowClient
+    people: Crowd, client: MlflowClient, before: Before, code: int
 ):
-    victim = people.starts(before=die_before_finished)
-    assert victim.ended() == -signal.SIGKILL
+    victim = people.starts(before=before)
+    assert victim.ended() == code
     dead = victim.started_once()
     assert client.get_run(dead).info.status == "RUNNING"
     again = people.starts()

@@ -59,8 +59,8 @@ def test_a_long_failure_is_shortened_visibly_and_kept_whole_in_an_artifact(store
     assert "(10000 characters, sha256" in failed.config["text"]
 
 
-def test_a_thousand_parents_come_back_in_order(store: Store):
-    ids = [f"{number:032x}" for number in range(5 * PARENTS_PER_TAG + 1)]
+def test_thousands_of_parents_come_back_in_order(store: Store):
+    ids = [f"{number:032x}" for number in range(11 * PARENTS_PER_TAG + 1)]
     record = require(TOY, ToyConfig())
     run = Run(store, record.run_id, standing(TOY, ToyConfig()).identity, {})
     for start in range(0, len(ids), 77):  # as they come, some at a time

@@ -109,7 +109,7 @@ def command(typed: Command, config: Any) -> str:
 
 def _starts(typed: Command) -> "list[Start]":
     """What nothing typed means, and what each scale alone means."""
-    key = (CONF, typed.name, typed.study, *(field.name for field in fields(typed.schema)))
+    key = (CONF, typed.name, typed.study, typed.schema)
     if key not in _STARTS:
         scales = [[("scale", name)] for name in _presets(typed, "scale")]
         _STARTS[key] = [

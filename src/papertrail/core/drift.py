@@ -23,10 +23,13 @@ Code = Mapping[str, Mapping[str, str]]
 
 
 @lru_cache
-def code_of(verb: str) -> Code:
-    """Digests of every module of the project that `package.module:function` can import."""
+def code_of(verb: str, *more: str) -> Code:
+    """Digests of every module of the project that `package.module:function` can import.
+
+    `more` are modules that it looks up by name.
+    """
     digests = {}
-    for module in sorted(_reached(verb.partition(":")[0])):
+    for module in sorted(set().union(*map(_reached, (verb.partition(":")[0], *more)))):
         source = _source(module)
         assert source is not None, f"{module} was found a moment ago"
         digests[module] = {"source": _sha(source), "code": _sha(_meaning(source)), "python": PYTHON}

@@ -75,6 +75,8 @@ class Experiment(Command):
     data: Callable[[Any], Mapping[str, str]] = _no_data
     """Dotted path of an option that names data -> digest of that data's content."""
 
+    code: tuple[str, ...] = ()
+    """Modules that the verb looks up by name: its imports do not show that it depends on them."""
     horizon: Callable[[Any], str] = _no_horizon
     """Dotted path of the option that counts optimizer steps, where a longer run continues a shorter
     one; empty where the schedule depends on how long the run is."""

@@ -184,7 +184,9 @@ def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping
     )
     active.text("config.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
     active.text(QUESTION, dumps(active.identity.form))
-    active.text(CODE, json.dumps(code_of(experiment.verb), indent=1, sort_keys=True))
+    active.text(
+        CODE, json.dumps(code_of(experiment.verb, *experiment.code), indent=1, sort_keys=True)
+    )
 
 
 def options(config: Any) -> dict[str, str]:

@@ -107,6 +107,7 @@ def rendering(table: Table) -> Experiment:
         revision=2,
         infrastructure=(*table.infrastructure, *HOW),
         neutral=table.neutral,
+        code=(table.draw.__module__,),
         upstream=upstream,
         data=table.data,
     )

@@ -21,9 +21,11 @@ from papertrail.core.identity import identify
 from papertrail.core.query import Record
 from papertrail.core.report import answer as answer_run
 from papertrail.core.require import require, voice_doubts
+from papertrail.core.standing import drifted
 from papertrail.core.store import Store, connect
 from papertrail.tables import changes, cost, grid, listing, render
 from papertrail.tables.catalog import Table, find, rendering
+from papertrail.tables.changes import Entry
 from papertrail.tables.planned import Planned
 from papertrail.tables.sheet import Sheet
 
@@ -39,8 +41,8 @@ class Plan:
     planned: tuple[Planned, ...]
     remarks: tuple[str, ...] = ()
     """What became of runs that gave numbers before."""
-    stale: bool = False
-    """A rendering stands, and it would look otherwise now."""
+    stale: str = ""
+    """A rendering stands, and why it would look otherwise now."""
 
 
 _PLAN: ContextVar[Plan | None] = ContextVar("plan of the rendering that is drawn", default=None)
@@ -87,7 +89,7 @@ def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     if mode != "read_only" and not config.partial:
         grid.refuse_holes(table, plan.planned)
     if mode == "reuse" and plan.stale:
-        progress.say(f"tables: {table.name}: drawn anew, because runs behind it changed")
+        progress.say(f"tables: {table.name}: drawn anew, because {plan.stale}")
         mode = "force"
     if mode == "read_only" and plan.stale:
         progress.say(f"tables: {table.name}: shown as it was drawn; read_only draws nothing anew")
@@ -115,7 +117,13 @@ def _look(table: Table, experiment: Experiment, config: Any, store: Store) -> Pl
         return Plan(identity.digest, planned)
     before = drawn.json("provenance")["runs"]
     remarks = changes.changes(before, planned, store)
-    return Plan(identity.digest, planned, tuple(remarks), changes.stale(before, planned))
+    return Plan(identity.digest, planned, tuple(remarks), _stale(before, planned, drawn))
+
+
+def _stale(before: Sequence[Entry], planned: Sequence[Planned], drawn: Record) -> str:
+    if changes.stale(before, planned):
+        return "runs behind it changed"
+    return "the code that draws it changed" if drifted(drawn) else ""
 
 
 def _say(table: Table, plan: Plan) -> None:
