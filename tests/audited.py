@@ -119,9 +119,9 @@ def main(name: str, folder: str) -> None:
 
     if name != "audit":
         return cli.launch({"base": BASE, "times": TIMES}[name])
-    from papertrail.core import apart
+    from papertrail.core import launch
 
     catalog.tables = lambda: {"toys": TOYS}
-    apart.ROOT = Path(folder)
+    launch.ROOT = Path(folder)
     auditing.main()
     sys.exit(0)

@@ -115,6 +115,8 @@ class Crowd:
         environment: Mapping[str, str] | None = None,
     ) -> Member:
         """A process that types these words; whoever forks it knows its functions by name only."""
+        environment = dict(os.environ) | dict(environment or {})
+        assert "MLFLOW_TRACKING_URI" in environment, "it would work in the store of the project"
         number = len(self.members)
         said, complained = (self.folder / f"{number}.{end}" for end in ("out", "err"))
         for path in (said, complained):
@@ -122,8 +124,7 @@ class Crowd:
         process = multiprocessing.get_context("forkserver").Process(
             target=_type,
             args=(
-                experiment.name, words, before, dict(os.environ) | dict(environment or {}),
-                said, complained,
+                experiment.name, words, before, environment, said, complained,
             ),
         )  # fmt: skip
         process.start()

@@ -20,7 +20,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papertrail.core import apart, cli, query
+from papertrail.core import apart, cli, launch, query
 from papertrail.core.experiment import Question
 from papertrail.core.launch import require_all
 from papertrail.core.query import Record
@@ -314,10 +314,10 @@ def test_what_one_cell_built_on_is_not_computed_again_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     entry_points(tmp_path, [ROOT / "src", ROOT / "tests"])
-    monkeypatch.setattr(apart, "ROOT", tmp_path)
+    monkeypatch.setattr(launch, "ROOT", tmp_path)
     store, begun = apart.store_in(tmp_path / "other"), list[int]()
     questions = [Question(TIMES, TimesConfig()), Question(BASE, BaseConfig())]
-    cell, base = apart.compute(questions, store, starting=begun.append)
+    cell, base = apart.compute(questions, store, store, starting=begun.append)
     assert cell.record and base.record and begun == [0, 1]
     assert cell.seconds > 0 and base.seconds == 0
     assert len(query.usable("base", store)) == 1

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import DOUBLE, TOY, Part, ToyConfig
 
-from papertrail.core import cli, query, track
+from papertrail.core import cli, progress, query, track
 from papertrail.core.cli import Execution, Mode
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment, Question
@@ -818,4 +818,4 @@ def test_an_option_of_a_table_that_cannot_be_used_is_refused(words: str):
      (12000, "3 h 20 min"), (7200, "2 h"), (48 * 3600, "2 d"), (100 * 3600, "4 d 4 h")],
 )  # fmt: skip
 def test_a_duration_reads_as_people_say_it(seconds: float, text: str):
-    assert cost.duration(seconds) == text
+    assert progress.duration(seconds) == text

@@ -40,7 +40,7 @@ def client(store: Store) -> MlflowClient:
 
 
 @pytest.fixture
-def people() -> Iterator[Crowd]:
+def people(store_uri: str) -> Iterator[Crowd]:
     with crowd() as found:
         yield found
 
@@ -256,11 +256,11 @@ def test_a_store_that_moved_answers_and_computes_where_it_is_now(
     assert again.artifact("results/toy.json").is_relative_to(tmp_path / "moved")
     new = require(TOY, ToyConfig(seed=1), store=moved)
     said = capsys.readouterr().err
-    assert said.count("was moved: artifacts go to") == 1
+    assert said.count("has moved: artifacts go to") == 1
     assert new.artifact("results/toy.json").is_relative_to(tmp_path / "moved")
     assert not lab.exists()
     require(TOY, ToyConfig(seed=2), store=moved)
-    assert "was moved" not in capsys.readouterr().err
+    assert "has moved" not in capsys.readouterr().err
     # MLflow's own pages find the artifacts of old runs as well
     assert moved.client.list_artifacts(first.run_id)
 

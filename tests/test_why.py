@@ -163,7 +163,7 @@ def test_invalidating_voids_what_was_built_on_it_and_keeps_the_reason(
 ):
     double, toy = require(DOUBLE, CONFIG), require(TOY, CONFIG)
     invalidate(toy.run_id)
-    assert "voids 2 finished runs (1 toy, 1 double)" in capsys.readouterr().err
+    assert "voids 2 finished runs (1 toy, 1 double) that took" in capsys.readouterr().err
     for record in (double, toy):
         found = query.by_id(record.run_id)
         assert "wrong data" in found.unusable() and found.status == "FINISHED"
@@ -225,7 +225,7 @@ def test_a_raised_revision_first_says_what_it_voids(
     raised = replace(TOY, revision=2)
     report.answer(raised, CONFIG, Execution())
     said = capsys.readouterr().err
-    assert "toy: raised to revision 2; this voids 2 finished runs (1 toy, 1 double)" in said
+    assert "toy: raised to revision 2; this voids 2 finished runs (1 toy, 1 double) that took" in said
     report.answer(raised, replace(CONFIG, seed=5), Execution())
     assert "raised to revision" not in capsys.readouterr().err  # said once
 

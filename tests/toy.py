@@ -129,12 +129,25 @@ def fork_and_log(config: ToyConfig) -> None:
 
 
 def stop_a_worker(config: ToyConfig) -> None:
-    """What a pool of workers does at its end: SIGTERM to each of them."""
+    """What a pool of workers does at its end: SIGTERM to each of them, new as they may be."""
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+
+
+def stop_a_worker_that_answers(config: ToyConfig) -> None:
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+        os.write(writer, b"ready")
         time.sleep(60)
+    os.read(reader, 5)
     os.kill(child, signal.SIGTERM)
-    assert os.waitpid(child, 0)[1] == signal.SIGTERM
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def keep_a_worker(config: ToyConfig) -> None:
@@ -175,6 +188,7 @@ DOES: dict[str, Callable[[ToyConfig], None]] = {
     "vanish": lambda config: os._exit(0),
     "kill": lambda config: os.kill(os.getpid(), signal.SIGKILL),
     "wait": lambda config: time.sleep(60),
+    "second": lambda config: time.sleep(1),
     "slow": lambda config: time.sleep(2),
     "checkpoint and wait": leave_a_checkpoint_and_wait,
     "checkpoint and raise": leave_a_checkpoint_and_break,
@@ -185,6 +199,7 @@ DOES: dict[str, Callable[[ToyConfig], None]] = {
     "fork and return": fork_and_return,
     "fork and log": fork_and_log,
     "stop a worker": stop_a_worker,
+    "stop a worker that answers": stop_a_worker_that_answers,
     "keep a worker": keep_a_worker,
     "log a large file": log_a_large_file,
     "log much": log_much,

@@ -1,26 +1,24 @@
 """Compute questions again from nothing: in processes and a store that share nothing with ours.
 
 A process finds a store through its environment, so what names ours there is taken out. It is the
-entry point that a person would type, at one worker with as many threads as a person would get.
+entry point that a person would type, with as many threads as the run had that stands.
 """
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from papertrail.core import cli, stopping
+from papertrail.core import stopping
 from papertrail.core.experiment import Question
-from papertrail.core.launch import POLL_SECONDS, stop
+from papertrail.core.launch import POLL_SECONDS, process, shared_threads, stop
 from papertrail.core.query import Record
-from papertrail.core.require import PARENT
 from papertrail.core.standing import Standing, standing
-from papertrail.core.store import DATABASE, ROOT, Store
+from papertrail.core.store import DATABASE, Store
+from papertrail.core.track import THREADS
 
-OURS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_WORKSPACE")
+OURS = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_WORKSPACE")
 """Environment variables that speak of one store and mean nothing, or something else, in another."""
 
 
@@ -53,11 +51,13 @@ def store_in(folder: Path) -> Store:
 def compute(
     questions: Sequence[Question],
     store: Store,
+    as_in: Store,
     workers: int = 1,
     starting: Callable[[int], None] = lambda number: None,
 ) -> list[Attempt]:
     """Compute each question in `store`, at most `workers` at a time; one that fails stops none.
 
+    A question that stands in `as_in` gets as many threads as it had there.
     `starting` hears the number of each question before it begins. However this call ends, no
     process of it goes on.
     """
@@ -73,7 +73,7 @@ def compute(
                     ended[number] = Attempt(found.usable, "", 0.0)  # another one built on it
                     continue
                 with stopping.between_steps():  # a signal in here would lose a child just born
-                    running[number] = _start(questions[number], store, workers)
+                    running[number] = _start(questions[number], store, workers, as_in)
             time.sleep(POLL_SECONDS)
             for number in [n for n, one in running.items() if one.popen.poll() is not None]:
                 ended[number] = _ended(running.pop(number), questions[number], store)
@@ -82,22 +82,18 @@ def compute(
     return [ended[number] for number in range(len(questions))]
 
 
-def _start(question: Question, store: Store, workers: int) -> _Process:
-    entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
-    environment = {k: v for k, v in os.environ.items() if k not in (*OURS, PARENT)} | {
-        "PYTHONPATH": str(ROOT / "src"),
-        "MLFLOW_TRACKING_URI": store.uri,
-        "PAPERTRAIL_WORK": str(store.work),
-    }
-    if workers > 1:
-        # Not at one worker: another number of threads sums in another order, to other digits.
-        cores = max(1, (os.cpu_count() or 1) // workers)
-        environment.setdefault("OMP_NUM_THREADS", str(cores))
-    # force: the store is empty, and nobody wants to hear what its nearest run is.
-    words = [sys.executable, str(entry), *cli.arguments(question.config), "--run.mode=force"]
-    none = subprocess.DEVNULL  # nobody is asked, and results are read from the store
-    popen = subprocess.Popen(words, env=environment, stdin=none, stdout=none)
+def _start(question: Question, store: Store, workers: int, as_in: Store) -> _Process:
+    threads = _threads(question, workers, as_in)
+    # force: the store is empty, and nobody wants to hear of its nearest run
+    popen = process(question, store, "force", threads=threads, leave_out=OURS)
     return _Process(popen, time.monotonic())
+
+
+def _threads(question: Question, workers: int, as_in: Store) -> str | None:
+    """As many as the run had that stands: another number sums in another order, to other digits."""
+    found = standing(question.experiment, question.config, as_in).usable
+    noted = found.tags.get(THREADS) if found else None
+    return noted or (shared_threads(workers) if workers > 1 else None)
 
 
 def _ended(process: _Process, question: Question, store: Store) -> Attempt:

@@ -55,31 +55,51 @@ class Pool:
     workers: int
 
     def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
-        waiting, running = list(questions), list[tuple[Question, subprocess.Popen[bytes]]]()
+        waiting, running = list(questions), list[subprocess.Popen[bytes]]()
+        parent, threads = track.current(), shared_threads(self.workers)
+        above = parent.run_id if parent else None
         try:
             while waiting or running:
                 while waiting and len(running) < self.workers:
                     question = waiting.pop(0)
-                    running.append((question, self._start(question, store, mode)))
-                running = [pair for pair in running if pair[1].poll() is None]
+                    running.append(process(question, store, mode, threads=threads, parent=above))
+                running = [one for one in running if one.poll() is None]
                 time.sleep(POLL_SECONDS)
         finally:
-            stop([process for _, process in running])
+            stop(running)
 
-    def _start(self, question: Question, store: Store, mode: Mode) -> "subprocess.Popen[bytes]":
-        entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
-        cores = max(1, (os.cpu_count() or 1) // self.workers)
-        parent = track.current()
-        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"} | {
-            "PYTHONPATH": str(ROOT / "src"),
-            "MLFLOW_TRACKING_URI": store.uri,
-            "PAPERTRAIL_WORK": str(store.work),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)),
-        }
-        if parent is not None:
-            environment[PARENT] = parent.run_id
-        words = [sys.executable, str(entry), *cli.arguments(question.config), f"--run.mode={mode}"]
-        return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+
+def process(
+    question: Question,
+    store: Store,
+    mode: Mode,
+    *,
+    threads: str | None,
+    parent: str | None = None,
+    leave_out: Sequence[str] = (),
+) -> "subprocess.Popen[bytes]":
+    """The entry point of a question as a process of its own, in this store.
+
+    `threads` as OpenMP is to use them; None leaves it as it is. `leave_out` are variables of our
+    environment that it must not see.
+    """
+    entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
+    kept = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_RUN_ID", PARENT, *leave_out)}
+    environment = kept | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "MLFLOW_TRACKING_URI": store.uri,
+        "PAPERTRAIL_WORK": str(store.work),
+    }
+    environment |= {"OMP_NUM_THREADS": threads} if threads else {}
+    environment |= {PARENT: parent} if parent else {}
+    words = [sys.executable, str(entry), *cli.arguments(question.config), f"--run.mode={mode}"]
+    none = subprocess.DEVNULL  # nobody is asked, and results are read from the store
+    return subprocess.Popen(words, env=environment, stdin=none, stdout=none)
+
+
+def shared_threads(workers: int) -> str:
+    """OpenMP threads of each of `workers` processes side by side, unless somebody decided."""
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
 
 
 _LAUNCHER: ContextVar[Launcher] = ContextVar("launcher", default=Here())  # noqa: B039 (stateless)

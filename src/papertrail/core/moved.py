@@ -7,10 +7,9 @@ to the old place. So the addresses are set right before the first of them begins
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from papertrail.core import progress
-from papertrail.core.store import Store, sqlite_path
+from papertrail.core.store import Store, folder_behind, sqlite_path
 
 
 def settle(store: Store, experiment_id: str) -> None:
@@ -18,19 +17,13 @@ def settle(store: Store, experiment_id: str) -> None:
     if not store.uri.startswith("sqlite"):
         return
     noted = store.client.get_experiment(experiment_id).artifact_location
-    old = folder_of(noted)
+    old = folder_behind(noted)
     if old is None:
         return
     new = store.beside / "mlruns" / old.name
     if old.parent.name == "mlruns" and new.is_dir() and not _same(old, new):
         _rewrite(store, experiment_id, noted, new, whole=not old.exists())
-        progress.say(f"{store.uri} was moved: artifacts go to {new} now, no longer to {old}")
-
-
-def folder_of(address: str) -> Path | None:
-    """The folder behind a file: or plain address; None for storage elsewhere."""
-    parts = urlparse(address)
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
+        progress.say(f"{store.uri} has moved: artifacts go to {new} now, no longer to {old}")
 
 
 def _same(old: Path, new: Path) -> bool:

@@ -68,6 +68,22 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def duration(seconds: int | float) -> str:
+    """A time as people say it: 0.25 s, 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if round(seconds) < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
 def confirm(question: str) -> bool:
     """Ask a person; where there is none, the answer is yes: a batch job was decided before."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -21,7 +21,7 @@ from papertrail.core.identity import Identity, differences
 from papertrail.core.run import COMPLETE, INVALIDATED, MANIFEST
 from papertrail.core.selection import Wanted, columns, read
 from papertrail.core.sql import Which
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store, connect, folder_behind
 from papertrail.core.track import QUESTION
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Record:
     @property
     def _local(self) -> Path | None:
         """The folder of its artifacts, if it lies on this machine."""
-        folder = _local(self.run.info.artifact_uri)
+        folder = folder_behind(self.run.info.artifact_uri)
         if folder is None or folder.exists():
             return folder
         # The database keeps absolute addresses: after a move, look beside it.
@@ -299,11 +299,3 @@ def _refuse_failed(records: Sequence[Record]) -> None:
     failed = {r.run_id: r.failed_gates for r in records if r.failed_gates}
     if failed:
         raise Missing(f"failed gates: {failed}; look at the runs before using their numbers")
-
-
-def _local(artifact_uri: str) -> Path | None:
-    """The folder behind a file: or plain address; None for storage elsewhere."""
-    from urllib.parse import unquote, urlparse
-
-    parts = urlparse(artifact_uri)
-    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None

@@ -12,6 +12,7 @@ from papertrail.core.run import PARENTS, parents_of
 from papertrail.core.store import Store
 
 HOUR_MS = 3_600_000
+REVISION = "papertrail.revision"
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Radius:
     def __str__(self) -> str:
         kinds = [_kind(record) for record in self.runs]
         counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-        tables = f", the tables {', '.join(self.tables)}" if self.tables else ""
-        return f"{len(self.runs)} finished runs ({counts or 'none'}){tables}, {_time(self.hours)}"
+        runs = f"{len(kinds)} finished run{'' if len(kinds) == 1 else 's'}"
+        drawn = f" of {', '.join(self.tables)}" if self.tables else ""
+        took = progress.duration(self.hours * 3600)
+        return f"{runs} ({counts or 'none'}{drawn}) that took {took}"
 
 
 def radius(run_ids: Iterable[str], store: Store) -> Radius:
@@ -64,17 +67,26 @@ def confirm_raise(experiment: Experiment, config: Any, store: Store) -> None:
     for raised in _closure(experiment, config).values():
         if raised.revision == 1:
             continue
-        every = query.tagged("papertrail.experiment", raised.name, store)
-        old = [one for one in every if _counts(one) and _revision(one) < raised.revision]
-        if not old or any(_revision(one) == raised.revision for one in every):
+        by_revision = _finished(raised, store)
+        old = [run_id for run_id, revision in by_revision if revision < raised.revision]
+        if not old or any(revision == raised.revision for _, revision in by_revision):
             continue
-        void = radius([one.run_id for one in old], store)
+        void = radius(old, store)
         progress.say(f"{raised.name}: raised to revision {raised.revision}; this voids {void}")
         if not progress.confirm("compute under the new revision?"):
             raise Missing(
-                f"{raised.name}: nothing was computed; with revision={_revision(old[0])} in its "
-                "declaration the old runs answer again"
+                f"{raised.name}: nothing was computed; under its old revision in the code the old "
+                "runs answer again"
             )
+
+
+def _finished(experiment: Experiment, store: Store) -> list[tuple[str, int]]:
+    """Finished runs of an experiment with their revisions."""
+    table = query.runs_table(
+        store, experiment=experiment.name, params=[], metrics=[], tags=[REVISION], status="FINISHED"
+    )
+    revisions = table[f"tags.{REVISION}"].fillna("1").astype(int)
+    return list(zip(table["run_id"], revisions, strict=True))
 
 
 def _closure(experiment: Experiment, config: Any) -> dict[str, Experiment]:
@@ -108,12 +120,3 @@ def _counts(record: Record) -> bool:
 
 def _kind(record: Record) -> str:
     return record.tags.get("papertrail.experiment", "other")
-
-
-def _revision(record: Record) -> int:
-    return int(record.tags.get("papertrail.revision", 1))
-
-
-def _time(hours: float) -> str:
-    minutes = hours * 60
-    return f"{hours:.1f} hours" if hours >= 1 else f"{minutes:.1f} minutes"

@@ -158,6 +158,12 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def folder_behind(address: str) -> Path | None:
+    """The folder behind a file: or plain address of artifacts; None for storage elsewhere."""
+    parts = urlparse(address)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
+
+
 def sqlite_path(uri: str) -> Path:
     """The file behind a SQLite address."""
     return Path(unquote(urlparse(uri).path.removeprefix("/"))).absolute()

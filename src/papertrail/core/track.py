@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 QUESTION = "identity.json"
-CODE = "code.json"
+CODE, THREADS = "code.json", "papertrail.threads"
 PARAM_BATCH = 100  # MLflow's own limit
 
 
@@ -179,6 +179,7 @@ def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping
             "papertrail.command": shortened(cli.command(experiment, config)),
             "papertrail.order": os.environ.get(cli.ORDER, ""),
             "papertrail.owner": str(Owner.current()),
+            THREADS: os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1),
             BEAT: beat(0),
         }
     )

@@ -20,6 +20,7 @@ from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import identify
 from papertrail.core.owner import Owner
+from papertrail.core.progress import duration
 from papertrail.core.query import Record
 from papertrail.core.report import answer as answer_run
 from papertrail.core.standing import standing, standings
@@ -28,7 +29,6 @@ from papertrail.tables import grid
 from papertrail.tables.agreement import Audit, Audited, Number, compare, worst
 from papertrail.tables.catalog import Need, Table, find
 from papertrail.tables.changes import numbers
-from papertrail.tables.cost import duration
 from papertrail.tables.findings import failure, headline, most, print_audit, sentence, told
 from papertrail.tables.history import own_seconds, upstream
 from papertrail.tables.planned import Planned
@@ -119,7 +119,7 @@ def _recomputed(
         progress.say(f"audit {number + 1}/{len(drawn)}: {one.title}, run {one.answer}, {about}")
 
     questions = [one.need.question for one in drawn]
-    attempts = apart.compute(questions, other, _WORKERS.get(), starting)
+    attempts = apart.compute(questions, other, ours, _WORKERS.get(), starting)
     return [
         _audited(one, attempt, ours, other, tolerance)
         for one, attempt in zip(drawn, attempts, strict=True)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from papertrail.core.progress import duration
 from papertrail.core.standing import standings
 from papertrail.core.store import Store
 from papertrail.tables.catalog import Need
@@ -135,22 +136,6 @@ def _costs(one: Planned) -> bool:
 
 
 # -- in words --------------------------------------------------------------------------------------
-
-
-def duration(seconds: int | float) -> str:
-    """A time as people say it: 0.25 s, 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if round(seconds) < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(round(seconds / 3600), 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
 
 
 def runs(count: int) -> str:

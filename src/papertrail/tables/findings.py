@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from papertrail.core.progress import duration
 from papertrail.tables.agreement import Audit, Audited, Number, Worst
-from papertrail.tables.cost import duration
 from papertrail.tables.listing import PIPED_WIDTH
 
 if TYPE_CHECKING:

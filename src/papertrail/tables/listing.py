@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from papertrail.tables.cost import Forecast, duration, runs
+from papertrail.core.progress import duration
+from papertrail.tables.cost import Forecast, runs
 from papertrail.tables.history import Cost
 
 if TYPE_CHECKING:
