@@ -4,7 +4,7 @@ mlflow run . -e accept -P experiment=train -P reason="renamed a variable"
 """
 
 from papertrail.core.cli import launch
-from papertrail.core.commands import ACCEPT
+from papertrail.records.commands import ACCEPT
 
 if __name__ == "__main__":
     launch(ACCEPT)

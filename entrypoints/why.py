@@ -4,7 +4,7 @@ mlflow run . -e why -P run=ID
 mlflow run . -e why -P experiment=train -P seed=7
 """
 
-from papertrail.core.commands import why
+from papertrail.records.commands import why
 
 if __name__ == "__main__":
     why()

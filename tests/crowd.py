@@ -25,7 +25,7 @@ NEEDED = (
     "mlflow.store.artifact.local_artifact_repo",
     "mlflow.store.tracking.sqlalchemy_store",
     "pandas",
-    "papertrail.core.report",
+    "papertrail.records.report",
     "sqlalchemy.dialects.sqlite",
 )
 """What every process would import, some of it late: another user may not be able to any more."""

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from papertrail.core import apart, cli, launch, query
 from papertrail.core.experiment import Question
 from papertrail.core.launch import require_all
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.store import Store, connect
 from papertrail.tables.agreement import Audit, relative

@@ -10,14 +10,15 @@ import pytest
 from conftest import ROOT
 from toy import TOY, ToyConfig
 
-from papertrail.core import drift, progress, query, verdict
-from papertrail.core.commands import ACCEPT, Acceptance
+from papertrail.core import drift, progress, query
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import drifted
 from papertrail.core.store import Store, connect
+from papertrail.records import verdict
+from papertrail.records.commands import ACCEPT, Acceptance
 
 VERB = '''"""A study."""
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from papertrail.core import cli, query
 from papertrail.core.errors import Missing
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect

@@ -25,7 +25,7 @@ from papertrail.core.cli import Execution, Mode
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import identify
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import Standing, standing
 from papertrail.core.store import Store, connect

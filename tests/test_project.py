@@ -10,8 +10,8 @@ import yaml
 from conftest import ROOT
 
 from papertrail.core import cli
-from papertrail.core.commands import WHY
 from papertrail.core.experiment import Command, Experiment, load
+from papertrail.records.commands import WHY
 from papertrail.tables.auditing import auditing
 from papertrail.tables.catalog import rendering, tables
 

@@ -21,7 +21,7 @@ from papertrail.core.errors import Missing
 from papertrail.core.experiment import Question
 from papertrail.core.identity import identify
 from papertrail.core.launch import pool, require_all
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.run import COMPLETE
 from papertrail.core.standing import standing

@@ -146,7 +146,7 @@ def become_nobody() -> None:
 
 
 @pytest.fixture
-def shared(migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def shared(migrated: Path, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a store that everybody may read; only we may write."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

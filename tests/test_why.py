@@ -11,14 +11,15 @@ import pytest
 from conftest import ROOT
 from toy import DOUBLE, TOY, Part, ToyConfig
 
-from papertrail.core import explain, query, radius, report, verdict
+from papertrail.core import query
 from papertrail.core.cli import Execution
-from papertrail.core.commands import INVALIDATE, WHY, Invalidation, Why
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect
+from papertrail.records import explain, radius, report, verdict
+from papertrail.records.commands import INVALIDATE, WHY, Invalidation, Why
 
 CONFIG = ToyConfig(part=Part(size=5))
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -225,7 +226,9 @@ def test_a_raised_revision_first_says_what_it_voids(
     raised = replace(TOY, revision=2)
     report.answer(raised, CONFIG, Execution())
     said = capsys.readouterr().err
-    assert "toy: raised to revision 2; this voids 2 finished runs (1 toy, 1 double) that took" in said
+    assert (
+        "toy: raised to revision 2; this voids 2 finished runs (1 toy, 1 double) that took" in said
+    )
     report.answer(raised, replace(CONFIG, seed=5), Execution())
     assert "raised to revision" not in capsys.readouterr().err  # said once
 

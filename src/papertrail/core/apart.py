@@ -13,7 +13,7 @@ from pathlib import Path
 from papertrail.core import stopping
 from papertrail.core.experiment import Question
 from papertrail.core.launch import POLL_SECONDS, process, shared_threads, stop
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.standing import Standing, standing
 from papertrail.core.store import DATABASE, Store
 from papertrail.core.track import THREADS

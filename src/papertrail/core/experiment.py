@@ -58,11 +58,11 @@ class Experiment(Command):
 
     verb: str
     """`package.module:function`, imported when the experiment runs."""
-    show: str = "papertrail.core.report:headline"
+    show: str = "papertrail.records.report:headline"
     """`package.module:function`, prints what a person wants to see of a finished run."""
     label: Callable[[Any], str] = _seed_label
     """What tells its runs apart at a glance, behind its name in the UI."""
-    answer: str = "papertrail.core.report:answer"
+    answer: str = "papertrail.records.report:answer"
     """Gets the result and shows it."""
     revision: int = 1
     """Raised by hand when the code changes what a run means; every older run is then void."""

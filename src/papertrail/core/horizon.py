@@ -12,7 +12,7 @@ from typing import Any
 from papertrail.core import progress, query
 from papertrail.core.experiment import Experiment
 from papertrail.core.identity import dumps
-from papertrail.core.query import Record
+from papertrail.core.record import MACHINE, Record
 from papertrail.core.run import Run
 
 LINEAGE, REACHED = "papertrail.lineage", "papertrail.horizon"
@@ -56,7 +56,7 @@ def _copy_curves(active: Run, shorter: Record) -> None:
     points = [
         point
         for key in shorter.metrics
-        if not query.MACHINE.search(key)
+        if not MACHINE.search(key)
         for point in client.get_metric_history(shorter.run_id, key)
         if point.step > 0
     ]

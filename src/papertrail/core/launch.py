@@ -19,7 +19,7 @@ from papertrail.core import cli, progress, track
 from papertrail.core.cli import Mode
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Question
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.require import PARENT, require, voice_doubts
 from papertrail.core.standing import Standing, standings
 from papertrail.core.store import ROOT, Store, connect

@@ -21,7 +21,8 @@ from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment
 from papertrail.core.identity import Identity
 from papertrail.core.owner import Owner
-from papertrail.core.query import IDENTITY, Record
+from papertrail.core.query import IDENTITY
+from papertrail.core.record import Record
 from papertrail.core.run import COMPLETE, INVALIDATED, Run
 from papertrail.core.standing import Standing, drifted, standing
 from papertrail.core.store import Store, connect

@@ -15,7 +15,7 @@ from papertrail.core.errors import Missing
 from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import Identity, identify
 from papertrail.core.owner import Owner
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.run import parents_of
 from papertrail.core.store import Store, connect
 from papertrail.core.track import CODE

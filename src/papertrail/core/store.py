@@ -6,6 +6,8 @@ another, a server for example.
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +17,10 @@ from filelock import FileLock
 
 # MLflow takes two seconds to import and is needed by everything that follows.
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from papertrail.core.errors import BadInput, in_a_line
+from papertrail.core.errors import BadInput, Missing, in_a_line
 
 ROOT = Path(__file__).parents[3]
 DATABASE = "mlflow.db"
@@ -118,6 +121,19 @@ def connect(uri: str | None = None) -> Store:
             if not _stands(sqlite_path(uri)):
                 _make(store)
     return store
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Failures that are no bug of ours as Missing: a full disk, a store that may not be written,
+    a file that is gone, a verb that left the process. The run keeps their traceback."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        kept = "; ".join(error.__notes__[:1]) if hasattr(error, "__notes__") else "nothing was kept"
+        raise Missing(f"{in_a_line(error)} (store {tracking_uri()}); {kept}") from error
+    except SystemExit as error:
+        raise Missing(f"no result: its code left the process by exit({error.code})") from error
 
 
 def tracking_uri() -> str:

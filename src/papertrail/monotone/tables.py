@@ -28,7 +28,7 @@ from papertrail.tables.catalog import Need, Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from papertrail.core.query import Record
+    from papertrail.core.record import Record
     from papertrail.tables.sheet import Cell, Column, Sheet
 
 ARMS = ("baseline", "monotone")

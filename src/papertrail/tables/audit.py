@@ -21,10 +21,10 @@ from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import identify
 from papertrail.core.owner import Owner
 from papertrail.core.progress import duration
-from papertrail.core.query import Record
-from papertrail.core.report import answer as answer_run
+from papertrail.core.record import Record
 from papertrail.core.standing import standing, standings
 from papertrail.core.store import Store, connect
+from papertrail.records.report import answer as answer_run
 from papertrail.tables import grid
 from papertrail.tables.agreement import Audit, Audited, Number, compare, worst
 from papertrail.tables.catalog import Need, Table, find

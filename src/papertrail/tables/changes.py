@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from papertrail.core import query
-from papertrail.core.query import MACHINE, Record
+from papertrail.core.record import MACHINE, Record
 from papertrail.core.store import Store
 from papertrail.tables.planned import Planned
 

@@ -18,11 +18,11 @@ from papertrail.core.cli import Execution, Mode
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment, Question, narrow
 from papertrail.core.identity import identify
-from papertrail.core.query import Record
-from papertrail.core.report import answer as answer_run
+from papertrail.core.record import Record
 from papertrail.core.require import require, voice_doubts
 from papertrail.core.standing import drifted
 from papertrail.core.store import Store, connect
+from papertrail.records.report import answer as answer_run
 from papertrail.tables import changes, cost, grid, listing, render
 from papertrail.tables.catalog import Table, find, rendering
 from papertrail.tables.changes import Entry

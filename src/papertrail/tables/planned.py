@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from papertrail.core import cli
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.standing import Standing
 from papertrail.tables.catalog import NEVER, Need
 

@@ -50,14 +50,14 @@ class Acceptance(Verdict):
 
 
 WHY = Command(
-    name="why", study="records", schema=Why, answer="papertrail.core.explain:answer"
+    name="why", study="records", schema=Why, answer="papertrail.records.explain:answer"
 )  # fmt: skip
 INVALIDATE = Command(
     name="invalidate", study="records", schema=Invalidation,
-    answer="papertrail.core.verdict:invalidate",
+    answer="papertrail.records.verdict:invalidate",
 )  # fmt: skip
 ACCEPT = Command(
-    name="accept", study="records", schema=Acceptance, answer="papertrail.core.verdict:accept"
+    name="accept", study="records", schema=Acceptance, answer="papertrail.records.verdict:accept"
 )  # fmt: skip
 
 

@@ -1,20 +1,16 @@
 """What a person sees at the end: the answer's headline or table, and where to look at the run."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
-from papertrail.core import explain, launch, progress, radius
+from papertrail.core import launch, progress
 from papertrail.core.cli import Execution
-from papertrail.core.errors import Missing, in_a_line
 from papertrail.core.experiment import Experiment, load
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.require import PARENT, require
 from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect, tracking_uri
+from papertrail.core.store import Store, connect, in_one_line
+from papertrail.records import explain, radius
 
 
 def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
@@ -31,19 +27,6 @@ def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     print(f"\nrun {record.run_id}  {record.url}")
     if command := store.ui_command():
         print(f"open it with: {command}")
-
-
-@contextmanager
-def in_one_line() -> Iterator[None]:
-    """Failures that are no bug of ours as Missing: a full disk, a store that may not be written,
-    a file that is gone, a verb that left the process. The run keeps their traceback."""
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        kept = "; ".join(error.__notes__[:1]) if hasattr(error, "__notes__") else "nothing was kept"
-        raise Missing(f"{in_a_line(error)} (store {tracking_uri()}); {kept}") from error
-    except SystemExit as error:
-        raise Missing(f"no result: its code left the process by exit({error.code})") from error
 
 
 def _before_computing(experiment: Experiment, config: Any, store: Store) -> None:

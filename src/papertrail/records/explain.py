@@ -6,16 +6,16 @@ from datetime import datetime
 from typing import Any
 
 from papertrail.core import cli, drift, progress, query
-from papertrail.core.commands import Why
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment, experiments, narrow
 from papertrail.core.identity import Identity, differences, identify
 from papertrail.core.owner import Owner
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.run import COMPLETE, INVALIDATED, parents_of
 from papertrail.core.standing import Standing, drifted, standing
 from papertrail.core.store import Store, connect
 from papertrail.core.track import QUESTION, conclude, options
+from papertrail.records.commands import Why
 
 SHOWN = 12  # differing keys; more than that is another question
 

@@ -7,7 +7,7 @@ from typing import Any
 from papertrail.core import progress, query
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Experiment
-from papertrail.core.query import Record
+from papertrail.core.record import Record
 from papertrail.core.run import PARENTS, parents_of
 from papertrail.core.store import Store
 

@@ -9,14 +9,14 @@ from datetime import date
 from typing import Any
 
 from papertrail.core import drift, progress, query
-from papertrail.core.commands import Acceptance, Invalidation, find
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.query import Record
-from papertrail.core.radius import radius
+from papertrail.core.record import Record
 from papertrail.core.run import INVALIDATED, shortened
 from papertrail.core.standing import ACCEPTED, drifted
 from papertrail.core.store import Store, connect
 from papertrail.core.track import conclude
+from papertrail.records.commands import Acceptance, Invalidation, find
+from papertrail.records.radius import radius
 
 REINSTATED = "papertrail.reinstated"
 
