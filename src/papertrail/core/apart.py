@@ -109,8 +109,3 @@ def _ended(process: _Process, question: Question, store: Store) -> Attempt:
 
 def _standing(question: Question, store: Store) -> Standing:
     return standing(question.experiment, question.config, store)
-
-
-def note(record: Record, key: str, text: str) -> None:
-    """Tag a finished run without opening it again: MLflow would have it RUNNING."""
-    record.store.client.set_tag(record.run_id, key, text)

@@ -114,6 +114,11 @@ def describe(note: str) -> None:
     tags({"mlflow.note.content": note})
 
 
+def remark(store: Store, run_id: str, key: str, text: str) -> None:
+    """Tag a finished run; `start_run` would reopen it, and MLflow would have it RUNNING."""
+    store.client.set_tag(run_id, key, shortened(text))
+
+
 def conclude(store: Store, name: str, note: str) -> None:
     """What was done without computing, on the run that `mlflow run` opened for it."""
     joined = os.environ.pop("MLFLOW_RUN_ID", None)

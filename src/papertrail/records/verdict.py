@@ -4,17 +4,17 @@ A verdict is a tag with its reason; numbers, files and status of a finished run 
 """
 
 import getpass
-from collections.abc import Sequence
+import os
 from datetime import date
 from typing import Any
 
 from papertrail.core import drift, progress, query
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.record import Record
-from papertrail.core.run import INVALIDATED, shortened
+from papertrail.core.run import INVALIDATED
 from papertrail.core.standing import ACCEPTED, drifted
 from papertrail.core.store import Store, connect
-from papertrail.core.track import conclude
+from papertrail.core.track import conclude, remark
 from papertrail.records.commands import Acceptance, Invalidation, find
 from papertrail.records.radius import radius
 
@@ -35,11 +35,12 @@ def invalidate(command: Any, config: Invalidation, execution: Any) -> None:
     if not (config.yes or progress.confirm("invalidate them?")):
         raise Missing(f"run {record.run_id}: left as it was")
     reason = _signed(config.reason)
-    _tag([record], INVALIDATED, reason, store)
+    remark(store, record.run_id, INVALIDATED, reason)
     below = [
         one for one in void.runs if one.run_id != record.run_id and INVALIDATED not in one.tags
     ]
-    _tag(below, INVALIDATED, f"it was built on run {record.run_id}: {reason}", store)
+    for one in below:
+        remark(store, one.run_id, INVALIDATED, f"it was built on run {record.run_id}: {reason}")
     conclude(store, f"invalidated {record.run_id}", f"Voids {void}. Reason: {reason}")
     print(f"invalidated {1 + len(below)} runs: {reason}")
     return None
@@ -50,14 +51,15 @@ def _reinstate(record: Record, reason: str, store: Store) -> None:
     old = record.tags.get(INVALIDATED)
     if old is None:
         raise BadInput(f"run: {record.run_id} is not invalidated; leave out undo=true")
-    reached = [
+    below = [
         one
         for one in radius([record.run_id], store).runs
-        if record.run_id == one.run_id or f"run {record.run_id}:" in one.tags.get(INVALIDATED, "")
+        if f"run {record.run_id}:" in one.tags.get(INVALIDATED, "")
     ]
+    reached = [record, *below]
     for one in reached:
         kept = f"{one.tags[INVALIDATED]}; taken back: {_signed(reason)}"
-        _tag([one], REINSTATED, kept, store)
+        remark(store, one.run_id, REINSTATED, kept)
         store.client.delete_tag(one.run_id, INVALIDATED)
     conclude(store, f"reinstated {record.run_id}", f"{old}; taken back: {_signed(reason)}")
     print(f"reinstated {len(reached)} runs")
@@ -75,7 +77,8 @@ def accept(command: Any, config: Acceptance, execution: Any) -> None:
     changed = {record: modules for record in records if (modules := drifted(record))}
     reason = _signed(config.reason)
     for record, modules in changed.items():
-        _tag([record], f"{ACCEPTED}.{drift.state(modules)}", f"{reason} {modules}", store)
+        key = f"{ACCEPTED}.{drift.state(modules)}"
+        remark(store, record.run_id, key, f"{reason} {', '.join(modules)}")
     conclude(store, f"accepted {config.experiment or config.run}", f"{len(changed)} runs: {reason}")
     print(
         f"accepted {len(changed)} of {len(records)} runs; the code behind the others is unchanged"
@@ -97,9 +100,8 @@ def _known(run_id: str, store: Store) -> Record:
 
 
 def _signed(reason: str) -> str:
-    return f"{reason.strip()} ({getpass.getuser()}, {date.today().isoformat()})"
-
-
-def _tag(records: Sequence[Record], key: str, value: str, store: Store) -> None:
-    for record in records:
-        store.client.set_tag(record.run_id, key, shortened(value))
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as containers have
+        who = f"user {os.getuid()}"
+    return f"{reason.strip()} ({who}, {date.today().isoformat()})"

@@ -254,4 +254,9 @@ def _tell(found: Audit, audit_run: Record) -> None:
     for cell in found.cells:
         what = failure(cell) if cell.why else most(cell)
         if cell.run_id in known:
-            apart.note(known[cell.run_id], AUDITED, f"{today}, {audit_run.run_id}, {what}")
+            track.remark(
+                known[cell.run_id].store,
+                cell.run_id,
+                AUDITED,
+                f"{today}, {audit_run.run_id}, {what}",
+            )
