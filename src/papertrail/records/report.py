@@ -14,13 +14,22 @@ from papertrail.records import explain, radius
 
 
 def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
-    """Get the result of `experiment` under `config`, however it is to be had, and show it."""
+    """Get the result of `experiment` under `config`, however it is to be had, and show it.
+
+    Where it has to be computed, first say what stands instead: hours may follow.
+    """
+    if execution.mode == "reuse" and PARENT not in os.environ:
+        with in_one_line():
+            _before_computing(experiment, config, connect())
+    show(experiment, config, execution)
+
+
+def show(experiment: Experiment, config: Any, execution: Execution) -> None:
+    """Get the result, show it, and say where to look at it."""
     with in_one_line():
         store = connect()
         # Ours alone: a child process that inherited it would write into, and end, our run.
         joined = os.environ.pop("MLFLOW_RUN_ID", None)
-        if execution.mode == "reuse" and PARENT not in os.environ:
-            _before_computing(experiment, config, store)
         with launch.pool(execution.workers):
             record = require(experiment, config, execution.mode, store, joined)
     load(experiment.show)(record, config)

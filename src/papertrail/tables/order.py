@@ -22,7 +22,7 @@ from papertrail.core.record import Record
 from papertrail.core.require import require, voice_doubts
 from papertrail.core.standing import drifted
 from papertrail.core.store import Store, connect
-from papertrail.records.report import answer as answer_run
+from papertrail.records.report import show as show_run
 from papertrail.tables import changes, cost, grid, listing, render
 from papertrail.tables.catalog import Table, find, rendering
 from papertrail.tables.changes import Entry
@@ -94,7 +94,7 @@ def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     if mode == "read_only" and plan.stale:
         progress.say(f"tables: {table.name}: shown as it was drawn; read_only draws nothing anew")
     with _drawn_from(plan):
-        return answer_run(experiment, config, replace(execution, mode=mode))
+        return show_run(experiment, config, replace(execution, mode=mode))
 
 
 def _check(config: Any, execution: Execution) -> None:
