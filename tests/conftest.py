@@ -10,8 +10,15 @@ import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from crowd import Crowd
+    from mlflow.tracking import MlflowClient
+
+    from papertrail.core.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +41,29 @@ def store_uri(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     yield uri
+
+
+@pytest.fixture
+def store(store_uri: str) -> "Store":
+    """That store, open."""
+    from papertrail.core.store import connect
+
+    return connect()
+
+
+@pytest.fixture
+def client(store: "Store") -> "MlflowClient":
+    """MLflow's own view of it."""
+    return store.client
+
+
+@pytest.fixture
+def people(store_uri: str) -> "Iterator[Crowd]":
+    """Processes of people who use it."""
+    from crowd import crowd
+
+    with crowd() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from papertrail.core.experiment import Experiment
 from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import drifted
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.records import verdict
 from papertrail.records.commands import ACCEPT, Acceptance
 
@@ -37,11 +37,6 @@ def factor():
     return 2
 '''
 HOTFLIP = "papertrail.monotone.hotflip:hotflip"
-
-
-@pytest.fixture
-def store(store_uri: str) -> Store:
-    return connect()
 
 
 @pytest.fixture

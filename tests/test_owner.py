@@ -136,11 +136,6 @@ def test_a_run_of_another_machine_that_falls_silent_is_buried_and_computed_again
     assert len(only(client)) == 2
 
 
-@pytest.fixture
-def client(store: Store) -> MlflowClient:
-    return store.client
-
-
 @contextmanager
 def beats_with_a_clock_off_by(seconds: float, store: Store, run_id: str) -> Iterator[None]:
     """A machine whose clock is wrong keeps the run alive."""

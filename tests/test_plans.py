@@ -28,7 +28,7 @@ from papertrail.core.identity import identify
 from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import Standing, standing
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.monotone.tables import PERPLEXITY_GAP
 from papertrail.tables import cost, grid, history, order
 from papertrail.tables.catalog import Need, Table, rendering
@@ -103,11 +103,6 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("papertrail.tables.catalog.tables", lambda: tables)
     LOGGED.clear()
     VICTIMS.clear()
-
-
-@pytest.fixture
-def store(store_uri: str) -> Store:
-    return connect()
 
 
 def config_of(table: Table, **changes: Any) -> Any:

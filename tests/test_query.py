@@ -142,11 +142,6 @@ def facts(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def store(store_uri: str) -> Store:
-    return connect()
-
-
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

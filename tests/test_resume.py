@@ -17,16 +17,11 @@ from papertrail.core import cli, fit, query
 from papertrail.core.identity import identify
 from papertrail.core.require import require
 from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.data.config import CORPUS, CorpusConfig
 from papertrail.monotone.config import PRETRAIN, PretrainConfig
 
 STEPS = 200
-
-
-@pytest.fixture
-def store(store_uri: str) -> Store:
-    return connect()
 
 
 @pytest.fixture(params=[1, 2], ids=["whole batches", "accumulated batches"])

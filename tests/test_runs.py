@@ -30,16 +30,6 @@ from papertrail.core.store import Store, connect
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def store(store_uri: str) -> Store:
-    return connect()
-
-
-@pytest.fixture
-def client(store: Store) -> MlflowClient:
-    return store.client
-
-
 def start(*argv: str, **environment: str) -> "subprocess.Popen[str]":
     """The toy as a person starts it."""
     return subprocess.Popen(

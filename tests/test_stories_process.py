@@ -6,13 +6,12 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from crowd import Before, Crowd, crowd
+from crowd import Before, Crowd
 from mlflow.tracking import MlflowClient
 from test_runs import only
 from toy import BY_NAME, DOUBLE, STUBBORN, TOY, TREBLE, ToyConfig
@@ -27,22 +26,6 @@ from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect
 
 MANY = 16
-
-
-@pytest.fixture
-def store(store_uri: str) -> Store:
-    return connect()
-
-
-@pytest.fixture
-def client(store: Store) -> MlflowClient:
-    return store.client
-
-
-@pytest.fixture
-def people(store_uri: str) -> Iterator[Crowd]:
-    with crowd() as found:
-        yield found
 
 
 def answers(client: MlflowClient) -> Counter[str]:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from crowd import Crowd, Member, crowd
+from crowd import Crowd, Member
 from mlflow.tracking import MlflowClient
 from test_runs import only
 from toy import DOUBLE, LARGE, READER, TOY, ToyConfig
@@ -27,22 +27,6 @@ from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect, sqlite_path
 
 NOBODY = 65_534
-
-
-@pytest.fixture
-def store(store_uri: str) -> Store:
-    return connect()
-
-
-@pytest.fixture
-def client(store: Store) -> MlflowClient:
-    return store.client
-
-
-@pytest.fixture
-def people(store_uri: str) -> Iterator[Crowd]:
-    with crowd() as found:
-        yield found
 
 
 # -- what MLflow cuts ------------------------------------------------------------------------------

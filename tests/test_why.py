@@ -17,17 +17,12 @@ from papertrail.core.errors import BadInput, Missing
 from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.records import explain, radius, report, verdict
 from papertrail.records.commands import INVALIDATE, WHY, Invalidation, Why
 
 CONFIG = ToyConfig(part=Part(size=5))
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture
-def store(store_uri: str) -> Store:
-    return connect()
 
 
 @pytest.fixture(autouse=True)
