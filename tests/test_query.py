@@ -204,14 +204,17 @@ def test_postgresql_reads_like_mlflow_reads_it(
 
 
 @pytest.fixture
-def server(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def server(store: Store, tmp_path: Path) -> Iterator[str]:
     """Address of a plain `mlflow server` on the store."""
     port = postgres.free_port()
     address = f"http://127.0.0.1:{port}"
     program = Path(sys.executable).with_name("mlflow")
     options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     process = subprocess.Popen(
-        [str(program), "server", *options, "--backend-store-uri", store.uri],
+        [
+            str(program), "server", *options, "--backend-store-uri", store.uri,
+            "--artifacts-destination", str(tmp_path / "artifacts"),
+        ],
         env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -243,6 +246,16 @@ def test_a_plain_server_gives_the_same_runs(
     ids, identities = list(ours["run_id"]), ["same", many_runs.identity(1)]
     assert read_all(remote, ids, identities) == read_all(store, ids, identities)
     assert capsys.readouterr().err == ""  # a server is read through its API: nothing to warn of
+
+
+def test_a_run_that_went_through_a_server_is_reused_through_it_without_a_word(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    first = require(TOY, ToyConfig(text="x"))
+    assert require(TOY, ToyConfig(text="x")).run_id == first.run_id
+    assert first.json("toy") == {"text": "x"}
+    assert capsys.readouterr().err == ""
 
 
 def test_more_runs_than_a_page_of_mlflow_are_all_there(

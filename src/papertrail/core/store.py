@@ -28,6 +28,8 @@ MODEL_VIEW = ("mlflow.experimentKind", "custom_model_development")
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors: not for a paper
 # A page of traceback for each statement that a full disk refuses; the exception says it too.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+# A bar for each small file that comes from a server: our own bars say what takes long.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 @dataclass(frozen=True)
