@@ -159,6 +159,12 @@ def test_the_code_of_a_real_experiment_is_its_own_and_none_of_the_machinery():
     assert "papertrail.monotone.tables" not in modules
 
 
+def test_a_table_is_drawn_by_its_study_and_by_tables_and_by_none_of_the_machinery():
+    modules = set(drift.code_of("papertrail.tables.order:draw", "papertrail.monotone.tables"))
+    assert {"papertrail.monotone.tables", "papertrail.tables.render"} <= modules
+    assert not [name for name in modules if name.startswith("papertrail.records")]
+
+
 def test_every_module_named_has_its_place_in_the_tree():
     for module in drift.code_of(HOTFLIP):
         assert (ROOT / drift.place(module)).is_file(), module

@@ -145,7 +145,7 @@ def test_options_that_are_no_more_are_named(
     record = require(TOY, CONFIG)
     shorter = replace(TOY, schema=Shorter, infrastructure=())
     monkeypatch.setattr(explain, "experiments", lambda: {"toy": shorter})
-    assert "cannot be asked today: " in why(record.run_id, capsys)
+    assert "what its options ask today cannot be told: " in why(record.run_id, capsys)
 
 
 @pytest.mark.parametrize("asked", [Why(), Why(run="x", experiment="toy")])

@@ -1,7 +1,7 @@
 """The code behind a run: which of the project's modules its verb reaches, and whether they changed.
 
 A digest is taken of the meaning of a module (comments, docstrings and layout left out) beside that
-of its text. The laboratory itself (`core`) is left out, except where it decides numbers.
+of its text. The laboratory itself (`core`, `records`) is left out, except where it decides numbers.
 """
 
 import ast
@@ -14,8 +14,8 @@ from pathlib import Path
 
 PROJECT = "papertrail"
 ROOT = Path(__file__).parents[3]
-MACHINERY = f"{PROJECT}.core"
-DECIDING = (f"{MACHINERY}.fit",)
+MACHINERY = (f"{PROJECT}.core", f"{PROJECT}.records")
+DECIDING = (f"{PROJECT}.core.fit",)
 """Modules of the machinery that a number depends on."""
 
 Code = Mapping[str, Mapping[str, str]]

@@ -48,9 +48,7 @@ def of_run(record: Record) -> None:
     if (text := tags.get("papertrail.owner")) is not None:
         print(f"  computed by: {Owner.parse(text).name}, started {_started(record)}")
     failed = print_checks(record)
-    experiment = experiments().get(name)
-    asked = None if experiment is None else _asked_today(experiment, record)
-    changed = [] if asked is None else _print_today(*asked, record)
+    changed = _print_today(name, record)
     if failed or changed:
         print(f"\nIt is not reused: {failed or 'today the same options ask another question'}.")
     else:
@@ -202,21 +200,12 @@ def _diff(record: Record, modules: list[str]) -> str:
     return f"\n         git diff {commit[:12]} -- {' '.join(map(drift.place, modules))}"
 
 
-def _asked_today(experiment: Experiment, record: Record) -> tuple[Experiment, Any] | None:
-    """What the run's own config means to the code of today; None if it means nothing any more."""
+def _print_today(name: str, record: Record) -> list[str]:
+    """Print whether today's code makes the same question of the run's own options; what differs."""
     try:
-        config, _ = cli.parse(experiment, [f"--config={record.artifact('config.yaml')}"])
-    except (BadInput, Missing) as error:
-        print(f"  ?    its options cannot be asked today: {error}")
-        return None
-    return experiment, config
-
-
-def _print_today(experiment: Experiment, config: Any, record: Record) -> list[str]:
-    try:
-        identity = identify(experiment, config)
-    except BadInput as error:  # its data are gone, for example
-        print(f"  ?    its question cannot be asked today: {error}")
+        identity, experiment, config = _asked_today(name, record)
+    except (BadInput, Missing) as error:  # options that are no more, data that are gone
+        print(f"  ?    what its options ask today cannot be told: {error}")
         return []
     if identity.digest == record.tags.get("papertrail.identity"):
         print("  yes  today's code asks the same question")
@@ -226,6 +215,15 @@ def _print_today(experiment: Experiment, config: Any, record: Record) -> list[st
     for line in keys[:SHOWN]:
         print(f"         {line}")
     return keys
+
+
+def _asked_today(name: str, record: Record) -> tuple[Identity, Experiment, Any]:
+    """The question that the run's own config means to the code of today."""
+    experiment = experiments().get(name)
+    if experiment is None:
+        raise Missing(f"{name} is declared in no study's config")
+    config, _ = cli.parse(experiment, [f"--config={record.artifact('config.yaml')}"])
+    return identify(experiment, config), experiment, config
 
 
 def _started(record: Record) -> str:
