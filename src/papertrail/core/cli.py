@@ -23,6 +23,7 @@ from pydantic import PositiveInt
 from papertrail.core.errors import BadInput, Interrupted, Missing
 from papertrail.core.experiment import Command, Experiment, load
 from papertrail.core.identity import canonical, dumps, flat, identify
+from papertrail.core.wording import explain, readable
 
 CONF = Path(__file__).parents[3] / "conf"
 HELP = {"-h", "--help"}
@@ -55,7 +56,7 @@ def parse(typed: Command, argv: Sequence[str]) -> tuple[Any, Execution]:
         chosen = parser.parse_args([f"--{key}={text}" for key, text in layered.items()])
         made = parser.instantiate(chosen)
     except ArgumentError as error:
-        raise BadInput(_explain(str(error), layered)) from None
+        raise BadInput(explain(str(error), layered)) from None
     except ValueError as error:  # a rule between options, from a schema's __post_init__
         raise BadInput(" ".join(str(error).split())) from None
     execution = made.pop("run") if isinstance(typed, Experiment) else Execution()
@@ -133,7 +134,7 @@ def print_help(typed: Command, argv: Sequence[str]) -> None:
     parser = _parser(typed)
     layered = _layers(typed, list(paired(argv)), _options(parser))
     parser.set_defaults(layered)
-    print(_readable(parser.format_help()))
+    print(readable(parser.format_help()))
 
 
 def _parser(typed: Command) -> ArgumentParser:
@@ -290,27 +291,3 @@ def _check_known(key: str, known: Sequence[str], where: str = "") -> None:
 
 def _differing(plain: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(key, _spelled(value)) for key, value in wanted.items() if plain.get(key) != value]
-
-
-def _explain(message: str, given: Mapping[str, str]) -> str:
-    """jsonargparse's and pydantic's words as one line: the option, what it takes, what it got."""
-    noise = r"\d+ validation errors?.*\n|\[type=.*|For further.*|Parser key |Got value:.*|typing\."
-    line = " ".join(re.sub(noise, " ", message).replace('"', "").split()).rstrip(". ")
-    key, colon, reason = line.partition(":")
-    value = given.get(key.strip())
-    if not colon or value is None:
-        return line
-    reason = re.sub(r"<class '(\w+)'>", r"\1", reason.strip())
-    return f"{key.strip()}: {reason[:1].lower()}{reason[1:]} ({value})"
-
-
-def _readable(help_text: str) -> str:
-    """Types as people write them: `int > 0`, not `Annotated[int, Gt(gt=0)]`."""
-    signs = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
-
-    def bounds(found: re.Match[str]) -> str:
-        parts = re.findall(r"(Gt|Ge|Lt|Le)\(\w+=([\d.]+)\)", found[2])
-        return f"{found[1]} " + " and ".join(f"{signs[sign]} {limit}" for sign, limit in parts)
-
-    text = re.sub(r"Annotated\[(\w+),([^\]]*)\]", bounds, help_text)
-    return text.replace("Path to a configuration file.", "A preset's name or a YAML file.")

@@ -4,6 +4,7 @@ MLflow leaves a killed run RUNNING for ever, so a run carries its owner: machine
 and that process's start (ids are used again; start times on one boot are not).
 """
 
+import getpass
 import json
 import os
 import socket
@@ -66,6 +67,14 @@ class Owner:
             return abs(_start(self.pid) - self.started) < 1.0
         except psutil.NoSuchProcess:
             return False
+
+
+def user() -> str:
+    """Name of the person whose process this is."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as containers have
+        return f"user {os.getuid()}"
 
 
 def _start(pid: int) -> float:

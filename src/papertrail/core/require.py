@@ -20,7 +20,7 @@ from papertrail.core.cli import Mode
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment
 from papertrail.core.identity import Identity
-from papertrail.core.owner import Owner
+from papertrail.core.owner import Owner, user
 from papertrail.core.query import IDENTITY
 from papertrail.core.record import Record
 from papertrail.core.run import COMPLETE, INVALIDATED, Run
@@ -225,7 +225,8 @@ def _create(experiment: Experiment, config: Any, store: Store) -> str:
     """A new MLflow run: a child of the open run, beside it in the same MLflow experiment."""
     open_run = track.current()
     parent = open_run.run_id if open_run else os.environ.get(PARENT)
-    tags = {"mlflow.source.name": f"entrypoints/{experiment.name}.py"}
+    source = f"entrypoints/{experiment.name}.py"
+    tags = {"mlflow.source.name": source, "mlflow.user": user()}
     if parent is None:
         study = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment.study
         group = os.environ.get("MLFLOW_EXPERIMENT_ID") or store.experiment_id(study)

@@ -3,13 +3,12 @@
 A verdict is a tag with its reason; numbers, files and status of a finished run never change.
 """
 
-import getpass
-import os
 from datetime import date
 from typing import Any
 
 from papertrail.core import drift, progress, query
 from papertrail.core.errors import BadInput, Missing
+from papertrail.core.owner import user
 from papertrail.core.record import Record
 from papertrail.core.run import INVALIDATED
 from papertrail.core.standing import ACCEPTED, drifted
@@ -100,8 +99,4 @@ def _known(run_id: str, store: Store) -> Record:
 
 
 def _signed(reason: str) -> str:
-    try:
-        who = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as containers have
-        who = f"user {os.getuid()}"
-    return f"{reason.strip()} ({who}, {date.today().isoformat()})"
+    return f"{reason.strip()} ({user()}, {date.today().isoformat()})"

@@ -1,0 +1,28 @@
+"""What the option parser says, as people read it: one line, and types as they are written."""
+
+import re
+from collections.abc import Mapping
+
+
+def explain(message: str, given: Mapping[str, str]) -> str:
+    """jsonargparse's and pydantic's words as one line: the option, what it takes, what it got."""
+    noise = r"\d+ validation errors?.*\n|\[type=.*|For further.*|Parser key |Got value:.*|typing\."
+    line = " ".join(re.sub(noise, " ", message).replace('"', "").split()).rstrip(". ")
+    key, colon, reason = line.partition(":")
+    value = given.get(key.strip())
+    if not colon or value is None:
+        return line
+    reason = re.sub(r"<class '(\w+)'>", r"\1", reason.strip())
+    return f"{key.strip()}: {reason[:1].lower()}{reason[1:]} ({value})"
+
+
+def readable(help_text: str) -> str:
+    """Types as people write them: `int > 0`, not `Annotated[int, Gt(gt=0)]`."""
+    signs = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
+
+    def bounds(found: re.Match[str]) -> str:
+        parts = re.findall(r"(Gt|Ge|Lt|Le)\(\w+=([\d.]+)\)", found[2])
+        return f"{found[1]} " + " and ".join(f"{signs[sign]} {limit}" for sign, limit in parts)
+
+    text = re.sub(r"Annotated\[(\w+),([^\]]*)\]", bounds, help_text)
+    return text.replace("Path to a configuration file.", "A preset's name or a YAML file.")
