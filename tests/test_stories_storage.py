@@ -2,7 +2,6 @@
 on real stores. docs/failure_stories.md lists them all.
 """
 
-import os
 import resource
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from crowd import Crowd, Member
 from mlflow.tracking import MlflowClient
+from nobody import CODE, become_nobody, shut_out
 from test_runs import only
 from toy import DOUBLE, LARGE, READER, TOY, ToyConfig
 
@@ -25,9 +25,6 @@ from papertrail.core.require import require
 from papertrail.core.run import PARENTS_PER_TAG, TAG_LIMIT, Run, parents_of
 from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect, sqlite_path
-
-NOBODY = 65_534
-
 
 # -- what MLflow cuts ------------------------------------------------------------------------------
 
@@ -121,17 +118,11 @@ def test_a_disk_too_full_for_the_database_fails_in_words_and_the_same_command_me
     assert not query.by_id(again.answer).unusable()
 
 
-def become_nobody() -> None:
-    """Another user: root may write everywhere."""
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-
-
 @pytest.fixture
 def shared(migrated: Path, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a store that everybody may read; only we may write."""
+    if reason := shut_out(*CODE):
+        pytest.skip(reason)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy(migrated, folder / "mlflow.db")
