@@ -29,7 +29,7 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 from toy import TOY, ToyConfig
 
-from papertrail.core import query, selection, sql
+from papertrail.core import progress, query, selection, sql
 from papertrail.core.errors import Missing
 from papertrail.core.query import runs_table
 from papertrail.core.require import require
@@ -170,7 +170,7 @@ def agree(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = read_all(store, ids, identities)
     with monkeypatch.context() as patch:
         patch.setattr(sql, "TRIED", frozenset())
-        patch.setattr(selection, "_SAID", set())
+        patch.setattr(progress, "_SAID", set())
         theirs = read_all(store, ids, identities)
     assert ours == theirs
     assert [len(ours[name]) for name in ("same", "it's another", "nobody")] == [3, 1, 0]
@@ -318,7 +318,7 @@ def test_an_unknown_schema_is_left_to_mlflow_and_said_once(
     make(store.client, AWKWARD)
     known = runs_table(store)
     monkeypatch.setattr(sql, "TRIED", frozenset({"an older one"}))
-    monkeypatch.setattr(selection, "_SAID", set())
+    monkeypatch.setattr(progress, "_SAID", set())
     for _ in range(2):
         pd.testing.assert_frame_equal(runs_table(store), known)
     said = capsys.readouterr().err

@@ -15,7 +15,7 @@ from papertrail.core.experiment import Question
 from papertrail.core.launch import POLL_SECONDS, process, shared_threads, stop
 from papertrail.core.record import Record
 from papertrail.core.standing import Standing, standing
-from papertrail.core.store import DATABASE, Store
+from papertrail.core.store import DATABASE, Store, connect
 from papertrail.core.track import THREADS
 
 OURS = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_WORKSPACE")
@@ -43,9 +43,7 @@ def store_in(folder: Path) -> Store:
     """The store of a folder alone, whatever the environment names; made before any process asks."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    store = Store(f"sqlite:///{folder / DATABASE}", folder / "work")
-    store.client.search_experiments(max_results=1)
-    return store
+    return connect(f"sqlite:///{folder / DATABASE}", folder / "work")
 
 
 def compute(

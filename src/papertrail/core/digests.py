@@ -52,6 +52,14 @@ def of_each(paths: Sequence[Path]) -> list[str]:
         memory.close()
 
 
+def of_named(paths: Sequence[Path]) -> str:
+    """One hex digest of several files, by name and content, in this order."""
+    total = hashlib.sha256()
+    for path, content in zip(paths, of_each(paths), strict=True):
+        total.update(f"{path.name} {content}\n".encode())
+    return total.hexdigest()
+
+
 @contextmanager
 def one_look() -> Iterator[None]:
     """While it lasts, nothing that is `seen_once` is looked at twice: an identity is of one moment,

@@ -4,14 +4,13 @@ Where the schedule does not depend on the horizon, a longer run begins at the la
 shorter one. Both stay runs of their own, with results of their own.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from papertrail.core import progress, query
 from papertrail.core.experiment import Experiment
-from papertrail.core.identity import dumps
+from papertrail.core.identity import Identity
 from papertrail.core.record import MACHINE, Record
 from papertrail.core.run import Run
 
@@ -79,4 +78,4 @@ def _without(form: Mapping[str, Any], path: str) -> str:
         node[name] = dict(node[name])
         node = node[name]
     del node[last]
-    return hashlib.sha256(dumps(tree).encode()).hexdigest()[:20]
+    return Identity(tree).digest

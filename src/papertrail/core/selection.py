@@ -23,7 +23,6 @@ BLANK: Mapping[Kind, float | None] = {"metrics": math.nan, "params": None, "tags
 Wanted = Mapping[Kind, Sequence[str] | None]
 """The keys to read of each kind; all of them where None."""
 T = TypeVar("T")
-_SAID: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,8 @@ def read(store: Store, which: Which, work: Callable[[Selection], T]) -> T:
             with sql.opened(store.uri) as tables:
                 return work(tables.select(which))
         except sql.Unreadable as error:
-            _say_once(f"store: {error}; runs are read through MLflow's API, which takes longer")
+            line = f"store: {error}; runs are read through MLflow's API, which takes longer"
+            progress.say_once(line, line)
     return work(ApiSelection(store, which))
 
 
@@ -153,9 +153,3 @@ def _pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
-
-
-def _say_once(line: str) -> None:
-    if line not in _SAID:
-        _SAID.add(line)
-        progress.say(line)

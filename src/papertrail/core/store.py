@@ -16,7 +16,6 @@ from urllib.parse import quote, unquote, urlparse
 from filelock import FileLock
 
 # MLflow takes two seconds to import and is needed by everything that follows.
-from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -76,17 +75,6 @@ class Store:
         """Have the UI open this experiment in its view for trained models, not for chat traces."""
         self.client.set_experiment_tag(experiment_id, *MODEL_VIEW)
 
-    def experiment_ids(self) -> list[str]:
-        """Ids of all experiments that are not deleted, however many pages there are."""
-        ids: list[str] = []
-        token: str | None = None
-        while True:
-            page = self.client.search_experiments(ViewType.ACTIVE_ONLY, page_token=token)
-            ids += [experiment.experiment_id for experiment in page]
-            token = page.token
-            if not token:
-                return ids
-
     def lock(self, name: str) -> FileLock:
         """Held by one process of this machine; the kernel frees it when its owner dies."""
         self.work.mkdir(parents=True, exist_ok=True)
@@ -110,14 +98,15 @@ class Store:
         return (self.beside / "mlruns" / quote(name, safe="")).as_uri()
 
 
-def connect(uri: str | None = None) -> Store:
+def connect(uri: str | None = None, work: Path | None = None) -> Store:
     """The store that the environment names; creates a local database under a lock if needed.
 
+    `uri` and the scratch folder `work` stand above what the environment says.
     OSError where it can neither be read nor made.
     """
     uri = uri or tracking_uri()
-    work = os.environ.get("PAPERTRAIL_WORK") or Store(uri, ROOT).beside / "mlruns" / "work"
-    store = Store(uri, Path(work).absolute())
+    named = os.environ.get("PAPERTRAIL_WORK") or Store(uri, ROOT).beside / "mlruns" / "work"
+    store = Store(uri, Path(work or named).absolute())
     if uri.startswith("sqlite") and not _stands(sqlite_path(uri)):
         with store.lock("database"):
             if not _stands(sqlite_path(uri)):

@@ -1,6 +1,5 @@
 """What a corpus is: every option, its default and its meaning. Imports neither torch nor mlflow."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Lt
 from pydantic import PositiveFloat
 
+from papertrail.core import digests
 from papertrail.core.experiment import Experiment
 from papertrail.data.text import digest
 
@@ -60,13 +60,8 @@ def fingerprints(data: Data) -> Mapping[str, str]:
 
 def _tokenizer_digest(folder: Path) -> str:
     """Over the files that make a tokenizer, so that weights in the same folder do not count."""
-    total = hashlib.sha256()
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            total.update(
-                f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode()
-            )
-    return f"tokenizer:{total.hexdigest()}"
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return f"tokenizer:{digests.of_named(files)}"
 
 
 CORPUS = Experiment(

@@ -6,7 +6,6 @@ corpus -> pretrain -> train (baseline: constraint none; monotone: W = softplus(V
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -219,10 +218,7 @@ def _weights_digest(folder: Path) -> str:
     """Of every file that a checkpoint folder loads from, by name and content."""
     suffixes = (".json", ".safetensors", ".bin", ".txt")
     files = sorted(path for path in folder.glob("*") if path.suffix in suffixes)
-    total = sha256()
-    for path, content in zip(files, digests.of_each(files), strict=True):
-        total.update(f"{path.name} {content}\n".encode())
-    return f"weights:{total.hexdigest()}"
+    return f"weights:{digests.of_named(files)}"
 
 
 def _before_pretrain(config: PretrainConfig) -> Mapping[str, Question]:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from papertrail.core import query
+from papertrail.core import query, track
 from papertrail.core.experiment import Question
-from papertrail.core.identity import canonical, dumps, flat
 from papertrail.core.run import COMPLETE
 from papertrail.core.store import Store
 
@@ -138,8 +137,8 @@ def _options(config: Iterable[tuple[str, str | None]]) -> Options:
 
 def options_of(config: Any) -> Options:
     """The options of a run to come, spelled as the params of a finished one."""
-    tree = flat(canonical(config)).items()
-    return _options((k, v if isinstance(v, str) else dumps(v)) for k, v in tree)
+    spelled = track.options(config).items()
+    return _options((key.removeprefix("cfg."), text) for key, text in spelled)
 
 
 def upstream(question: Question) -> list[Question]:
