@@ -79,6 +79,11 @@ class Record:
         except (MlflowException, OSError) as error:
             raise Missing(f"run {self.run_id}: no artifact {name} ({error})") from None
 
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric over the whole run, by step; empty if it was never logged."""
+        points = self.store.client.get_metric_history(self.run_id, metric)
+        return sorted((point.step, point.value) for point in points)
+
     def json(self, name: str) -> Any:
         """The parsed artifact `results/NAME.json`."""
         return json.loads(self.artifact(f"results/{name}.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from filelock import Timeout
 from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
-from papertrail.core import cli, heartbeat, horizon, moved, progress, query, track
+from papertrail.core import cli, heartbeat, horizon, moved, parts, progress, query, track
 from papertrail.core.cli import Mode
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment
@@ -177,6 +177,7 @@ def _compute(
         horizon.begin(experiment, config, active, may_go_on=fresh and mode != "force")
         experiment(config)
         _refuse_void_parents(active)
+    parts.discard(active.folder)
     return query.by_id(run_id, store)
 
 
@@ -195,9 +196,11 @@ def _refuse_to_fail_twice(experiment: Experiment, found: Standing) -> None:
 
 
 def _resumable(found: Standing, store: Store) -> Record | None:
-    """The interrupted run, if it left a checkpoint: without one there is nothing to continue."""
-    checkpoints = store.folder(found.identity.digest) / "checkpoints"
-    return found.interrupted if any(checkpoints.glob("*.ckpt")) else None
+    """The interrupted run, if it left a checkpoint or a finished part: else there is nothing to
+    continue."""
+    folder = store.folder(found.identity.digest)
+    left = any((folder / "checkpoints").glob("*.ckpt")) or parts.num_parts(folder)
+    return found.interrupted if left else None
 
 
 def _opened(experiment: Experiment, config: Any, store: Store, joined: str | None) -> str:
