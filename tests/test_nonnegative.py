@@ -11,20 +11,14 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from transformers import (
     AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTJConfig,
-    GPTJForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
 )
 
 from papertrail.core.errors import BadInput
-from papertrail.nn import families
-from papertrail.nn.families import Family, constrained_linears
+from papertrail.nn.constraints import LEAST_WEIGHT, NonNegative
+from papertrail.nn.families import constrained_linears
 from papertrail.nn.nonnegative import (
-    LEAST_WEIGHT,
-    NonNegative,
     constrain,
     conversion,
     effective_state_dict,
@@ -206,33 +200,3 @@ def test_a_merged_model_is_plain_and_computes_the_same():
 def test_half_precision_weights_are_refused_because_v_would_freeze():
     with pytest.raises(BadInput, match=r"bfloat16; load it as float32$"):
         constrain(tiny().bfloat16(), "mlp_both", "abs")
-
-
-def test_an_unknown_architecture_is_refused_with_the_known_ones():
-    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=9, n_positions=4))
-    with pytest.raises(BadInput, match=r"\(gpt2\); use one of gpt_neox$"):
-        constrained_linears(model, "mlp_in")
-
-
-GPTJ = Family(
-    blocks="transformer.h", mlp_in="mlp.fc_in", mlp_out="mlp.fc_out", attention_out="attn.out_proj"
-)
-
-
-def gptj() -> GPTJForCausalLM:
-    config = GPTJConfig(vocab_size=9, n_embd=8, n_layer=2, n_head=2, rotary_dim=2, n_positions=8)
-    return GPTJForCausalLM(config)
-
-
-def test_another_family_is_one_row(monkeypatch):
-    monkeypatch.setitem(families.FAMILIES, "gptj", GPTJ)
-    model = gptj()
-    assert len(constrain(model, "mlp_both", "abs")) == 4
-    assert least_effective_weight(model, "mlp_both") > 0
-
-
-def test_a_row_that_misses_a_linear_is_refused_with_its_name(monkeypatch):
-    wrong = Family(blocks="transformer.h", mlp_in="mlp.fc", mlp_out="mlp.fc_out", attention_out="")
-    monkeypatch.setitem(families.FAMILIES, "gptj", wrong)
-    with pytest.raises(BadInput, match=r"transformer\.h\.0\.mlp\.fc should be a linear"):
-        constrained_linears(gptj(), "mlp_in")

@@ -3,6 +3,7 @@
 Axes: B windows, T tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,17 +12,21 @@ import lightning as L
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     AutoModelForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
 from papertrail.core.errors import BadInput
-from papertrail.nn.nonnegative import free_parameters
+from papertrail.nn import activations
+from papertrail.nn.families import family
+from papertrail.nn.nonnegative import free_parameters, project
 from papertrail.nn.scoring import head_nll
 
 
@@ -85,9 +90,12 @@ def from_pretrained(name: str, revision: str = "main") -> PreTrainedModel:
     """A causal LM by hub id or local folder, in float32 whatever its checkpoint is stored in.
 
     Master weights are float32; lower precision is the Trainer's autocast. Raises BadInput if there
-    is no such model.
+    is no such model, and for an architecture that is not supported, before its weights are read.
     """
+    activations.register()
     try:
+        settings, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+        family(settings.get("model_type", "none named"))
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name, revision=revision, dtype=torch.float32
         )
@@ -124,10 +132,13 @@ class LanguageModel(L.LightningModule):
         model: PreTrainedModel,
         optimization: Optimization,
         gradient_checkpointing: bool = False,
+        projected: Sequence[str] = (),
     ) -> None:
+        """`projected`: the matrices whose weights are set to max(W, 0) after every step."""
         super().__init__()
         self.model = model
         self.optimization = optimization
+        self.projected = projected
         if gradient_checkpointing:
             model.activation_checkpointing_enable()
         self._val_nll = torch.zeros((), dtype=torch.float64)
@@ -138,13 +149,24 @@ class LanguageModel(L.LightningModule):
         hidden = self.model.base_model(ids[:, :-1], use_cache=False).last_hidden_state
         return head_nll(self.model, hidden.flatten(0, 1), ids[:, 1:].flatten()).mean()
 
+    def configure_model(self) -> None:
+        """Give each device its share of every block, where the Trainer's strategy has a mesh."""
+        if self.device_mesh is None:
+            return
+        blocks = [one for part in self.modules() if isinstance(part, nn.ModuleList) for one in part]
+        for block in blocks:
+            fully_shard(block, mesh=self.device_mesh["data_parallel"])
+        fully_shard(self, mesh=self.device_mesh["data_parallel"])
+        # Not `forward` is called but this, and it is here that the root's weights are gathered.
+        register_fsdp_forward_method(self, "nll")
+
     def on_fit_start(self) -> None:
         # from_pretrained leaves a model in eval mode, and Lightning keeps modes as it finds them
         self.model.train()
 
     def training_step(self, ids: Int[Tensor, "B T"], _: int) -> Tensor:
         loss = self.nll(ids)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)  # the mean over devices
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
 
@@ -171,8 +193,13 @@ class LanguageModel(L.LightningModule):
         optimizer = AdamW(
             parameter_groups(self.model, self.optimization),
             betas=self.optimization.betas,
-            fused=True,
+            # Under autocast Lightning clips no fused optimizer, for it might unscale gradients.
+            fused=self.trainer.precision == "32-true" or None,
         )
+        if self.projected:
+            held = [self.model.get_parameter(f"{name}.weight") for name in self.projected]
+            # by the optimizer, not between batches: a checkpoint never sees a negative weight
+            optimizer.register_step_post_hook(lambda *_: project(held))
         schedule = LambdaLR(optimizer, lambda step: self._rate(step, steps))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 

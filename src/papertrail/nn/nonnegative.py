@@ -1,49 +1,22 @@
-"""Weights that cannot be negative: W = softplus(V), with V free.
+"""Models whose feed-forward weights are held: W = softplus(V) >= 0 with V free, and its rivals.
 
 Cooper et al. 2026 (arXiv 2602.02686), section 3: elementwise on the feed-forward matrices; biases,
 LayerNorm, attention and embeddings stay as they are.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Int8
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papertrail.core.errors import BadInput
-from papertrail.nn.families import Scope, constrained_linears
-
-Init = Literal["abs", "relu"]
-
-LEAST_WEIGHT: dict[Init, float] = {"abs": 1e-8, "relu": 1e-3}
-"""What the start never goes below. A step of V multiplies a small W by about exp(step), so a weight
-at 1e-8 is dead in practice; that is rare under `abs`, but half of all weights under `relu`."""
-
-
-class NonNegative(nn.Module):
-    """softplus, and the V that it maps back onto |W| (`abs`, the paper) or max(W, 0) (`relu`)."""
-
-    def __init__(self, init: Init) -> None:
-        super().__init__()
-        self.init = init
-
-    def forward(self, V: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        return F.softplus(V)
-
-    def right_inverse(self, W: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        """V = w + log(1 - exp(-w)): unlike log(exp(w) - 1) it neither overflows nor cancels."""
-        w = start(W.double(), self.init)
-        return (w + torch.log(-torch.expm1(-w))).to(W.dtype)
-
-
-def start(W: Float[Tensor, "out in"], init: Init) -> Float[Tensor, "out in"]:
-    """The positive matrix that training starts from."""
-    return (W.abs() if init == "abs" else W).clamp_min(LEAST_WEIGHT[init])
+from papertrail.nn.constraints import Init, Kind, NonNegative, SignFrozen, start
+from papertrail.nn.families import Matrix, Scope, constrained_linears
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +30,13 @@ class Conversion:
     """Frobenius norm of W_start - W over that of W."""
 
 
-def conversion(model: PreTrainedModel, scope: Scope, init: Init) -> Conversion:
+def conversion(
+    model: PreTrainedModel, scope: Scope, init: Init, kind: Kind = "softplus"
+) -> Conversion:
     """What `constrain` would do to an unconstrained model, which stays as it is."""
     weights = [linear.weight.detach().double() for _, linear in constrained_linears(model, scope)]
     num_weights = sum(W.numel() for W in weights)
-    changed = sum(float((start(W, init) - W).square().sum()) for W in weights)
+    changed = sum(float((start(W, kind, init) - W).square().sum()) for W in weights)
     return Conversion(
         num_weights=num_weights,
         fraction_negative=sum(int((W < 0).sum()) for W in weights) / num_weights,
@@ -69,11 +44,14 @@ def conversion(model: PreTrainedModel, scope: Scope, init: Init) -> Conversion:
     )
 
 
-def constrain(model: PreTrainedModel, scope: Scope, init: Init) -> list[str]:
-    """Reparametrise the linears of `scope` in place; their names.
+def constrain(
+    model: PreTrainedModel, scope: Scope, init: Init, kind: Kind = "softplus"
+) -> list[str]:
+    """Convert the matrices of `scope` in place, by a parametrization or by new values; their names.
 
-    Raises BadInput for weights that are not float32 or float64: near V = -4 neighbouring bfloat16
-    numbers are 0.03 apart, so an optimizer step rounds away and V never moves.
+    `projected` holds only as long as whoever trains calls `project` after each step. Raises
+    BadInput for weights that are not float32 or float64: near V = -4 neighbouring bfloat16 numbers
+    are 0.03 apart, so an optimizer step rounds away and V never moves.
     """
     linears = constrained_linears(model, scope)
     for name, linear in linears:
@@ -81,8 +59,26 @@ def constrain(model: PreTrainedModel, scope: Scope, init: Init) -> list[str]:
             raise BadInput(f"model: {name} is {linear.weight.dtype}; load it as float32")
         assert not parametrize.is_parametrized(linear), f"{name} is constrained already"
     for _, linear in linears:
-        parametrize.register_parametrization(linear, "weight", NonNegative(init))
+        _convert(linear, kind, init)
     return [name for name, _ in linears]
+
+
+def _convert(linear: Matrix, kind: Kind, init: Init) -> None:
+    match kind:
+        case "softplus":
+            parametrize.register_parametrization(linear, "weight", NonNegative(init))
+        case "sign_frozen":
+            parametrize.register_parametrization(linear, "weight", SignFrozen(linear.weight))
+        case "free" | "projected":
+            with torch.no_grad():
+                linear.weight.copy_(start(linear.weight, kind, init))
+
+
+@torch.no_grad()
+def project(weights: Iterable[Tensor]) -> None:
+    """The nearest matrices without a negative entry, in place: max(W, 0)."""
+    for W in weights:
+        W.clamp_(min=0)
 
 
 def free_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -98,17 +94,48 @@ def least_effective_weight(model: PreTrainedModel, scope: Scope) -> float:
     It reads `linear.weight`: a constrained layer has no parameter of that name, so a check over
     named parameters would look at nothing and pass.
     """
-    return min(linear.weight.min().item() for _, linear in constrained_linears(model, scope))
+    least = [linear.weight.detach().min() for _, linear in constrained_linears(model, scope)]
+    return torch.stack(least).min().item()  # NaN if any is: min() of Python would pass over it
+
+
+def signs(model: PreTrainedModel, scope: Scope) -> dict[str, Int8[Tensor, "rows columns"]]:
+    """-1, 0 or 1 for every effective weight of `scope`, by matrix: what `fraction_crossed` asks."""
+    return {
+        name: linear.weight.detach().sign().to(torch.int8)
+        for name, linear in constrained_linears(model, scope)
+    }
+
+
+def fraction_crossed(
+    model: PreTrainedModel, scope: Scope, before: Mapping[str, Int8[Tensor, "rows columns"]]
+) -> float:
+    """Share of the weights that are on another side of zero than `before`.
+
+    One that has shrunk to zero has not crossed it; one that has left zero, or is NaN, has.
+    """
+    crossed = total = 0
+    for name, linear in constrained_linears(model, scope):
+        W = linear.weight.detach()
+        crossed += int(((W.sign() != before[name]) & (W != 0)).sum())
+        total += W.numel()
+    return crossed / total
 
 
 def merge(model: nn.Module) -> None:
-    """Turn every constrained linear back into a plain one with the same weights, in place.
-
-    Never on a `copy.deepcopy` of a constrained model: copies share the class that torch generated,
-    and removing the parametrization from one breaks the other. Build a model anew, or `export`.
-    """
+    """Turn every constrained matrix back into a plain one with the same weights, in place."""
     for linear in _constrained(model).values():
+        _disown(linear)
         parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+
+
+def _disown(linear: Matrix) -> None:
+    """Give `linear` a class of its own.
+
+    torch generates one for each constrained module, and `copy.deepcopy` has a module and its copy
+    share it; removing the parametrization from one would take `weight` from the other.
+    """
+    shared = type(linear)
+    linear.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
 
 
 def effective_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -138,9 +165,9 @@ def export(
         tokenizer.save_pretrained(folder)
 
 
-def _constrained(model: nn.Module) -> dict[str, nn.Linear]:
+def _constrained(model: nn.Module) -> dict[str, Matrix]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and parametrize.is_parametrized(module, "weight")
+        if isinstance(module, Matrix) and parametrize.is_parametrized(module, "weight")
     }
