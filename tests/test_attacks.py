@@ -99,6 +99,13 @@ def model():
     return tiny()
 
 
+def quiet_lightning(test):
+    """Lightning 2.6 under torch 2.13, and its advice on worker processes."""
+    for message in ("The 'test_dataloader' does not have many workers", "`isinstance.treespec"):
+        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
+    return test
+
+
 # Objectives
 
 
@@ -272,7 +279,7 @@ def test_memory_that_cannot_hold_one_text_is_an_error(model):
 
     hook = model.base_model.embed_in.register_forward_pre_hook(no_memory)
     ids = texts()
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(BadInput, match=r"one text does not fit .* shorten the texts"):
         exact_losses(model, fixed_targets(ids), ids, random_candidates(fixed_targets(ids), 3))
     hook.remove()
 
@@ -551,6 +558,97 @@ def test_coordinate_search_uses_only_candidates_that_survive(model):
     assert not stuck.evaluations.any()
 
 
+@pytest.mark.parametrize("direction", ["max", "min"])
+def test_the_curve_of_a_coordinate_search_is_its_best_version_so_far(model, direction):
+    task = fixed_targets(texts(3), direction=direction)
+    found = gcg(model, task, steps=12, width=6, top_k=4)
+    worsened = (task.sign * found.history.diff(dim=1) < 0).any()
+    assert worsened, "it always moves, so a version may be worse than the one before"
+    curve = found.curve([0, 1, 5, 12])
+    for column, step in enumerate([0, 1, 5, 12]):
+        so_far = task.sign * found.history[:, : step + 1]
+        torch.testing.assert_close(task.sign * curve.losses[:, column], so_far.max(1).values)
+        expected = per_row(model, task, curve.ids[:, column]).float()
+        torch.testing.assert_close(curve.losses[:, column], expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(curve.evaluations[:, column], found.evaluations[:, step])
+    assert (task.sign * curve.losses.diff(dim=1) >= 0).all()
+    assert curve.gradients.tolist() == [[0, 1, 5, 12]] * 3
+    assert torch.equal(curve.losses[:, -1], found.losses)
+
+
+def test_coordinate_search_of_texts_of_different_lengths_is_that_of_each_alone(model):
+    ids, lengths = texts(4), torch.tensor([LENGTH, 5, 9, 6])
+    together = gcg(model, fixed_targets(ids, lengths), steps=5, width=4, top_k=3, seed=2)
+    for b, length in enumerate(lengths.tolist()):
+        task = fixed_targets(ids[b : b + 1, :length])
+        alone = gcg(model, task, steps=5, width=4, top_k=3, seed=2, texts=[b])
+        assert torch.equal(alone.held[0], together.held[b, :, :length])
+        torch.testing.assert_close(alone.history[0], together.history[b], rtol=1e-5, atol=1e-5)
+        assert torch.equal(alone.evaluations[0], together.evaluations[b])
+
+
+def test_scoring_tokens_in_pieces_changes_no_coordinate_search(model, monkeypatch):
+    task = fixed_targets(texts(3))
+    whole = gcg(model, task, steps=3, width=6, top_k=4)
+    monkeypatch.setattr("papertrail.attacks.gcg._SCORES_AT_ONCE", 2 * VOCAB)
+    assert torch.equal(gcg(model, task, steps=3, width=6, top_k=4).held, whole.held)
+
+
+def test_coordinate_search_with_many_moves_is_stronger_than_a_few_flips(model):
+    task = fixed_targets(texts(8))
+    few = hotflip(model, task, flips=1, top_k=8).losses[:, -1]
+    assert gcg(model, task, steps=30, width=16, top_k=8).losses.mean() > few.mean()
+
+
+# Out of memory
+
+
+def memory_of(model, most_tokens):
+    """Have `model` run out of memory beyond so many tokens at once."""
+
+    def check(_module, args, options):
+        given = args[0] if args else options.get("input_ids", options.get("inputs_embeds"))
+        if given.shape[0] * given.shape[1] > most_tokens:
+            raise torch.OutOfMemoryError(f"out of memory with {given.shape[0]} texts")
+
+    return model.base_model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+@quiet_lightning
+@pytest.mark.parametrize(
+    "method", ["hotflip", "query", "random", "one_shot", "replay", "gcg", "pgd"]
+)
+def test_an_attack_in_little_memory_finds_the_same_and_drops_no_text(method):
+    settings = AttackSettings(
+        method=method, flips=2, top_k=5, steps=2, width=5, radii=(0.3, 0.9), seed=1
+    )
+    ids, found = texts(5), {}
+    replayed = torch.stack([ids, texts(5, seed=8), texts(5, seed=9)], 1)
+    for most_tokens in (10_000, 2 * LENGTH):
+        model = tiny()
+        memory_of(model, most_tokens)
+        found[most_tokens] = run(model, settings, ids, replayed, batch_size=5)
+    roomy, tight = (module.records() for module in found.values())
+    assert roomy["num_oom_retries"].sum() == 0 and tight["num_oom_retries"].sum() >= 1
+    exact = ["text", "draw", "flips", "evaluations", "gradients", "num_scored_tokens"]
+    assert tight[exact].equals(roomy[exact]) and tight["text"].nunique() == 5
+    for column in ("clean_nll", "attacked_nll"):
+        assert tight[column].to_numpy() == pytest.approx(roomy[column].to_numpy(), rel=1e-5)
+    if method != "pgd":
+        ours, theirs = (module.adversarial_ids() for module in found.values())
+        assert torch.equal(ours, theirs)
+
+
+@quiet_lightning
+@pytest.mark.parametrize("method", ["hotflip", "gcg", "pgd"])
+def test_a_device_that_holds_no_text_at_all_is_an_error_that_says_what_to_do(method):
+    model = tiny()
+    memory_of(model, 1)
+    settings = AttackSettings(method=method, flips=1, top_k=2, steps=1, width=2)
+    with pytest.raises(BadInput, match=r"one text does not fit .* load\.quantization=int8"):
+        run(model, settings, texts(2))
+
+
 # Tokens
 
 
@@ -651,13 +749,6 @@ def test_gates_fail_on_what_a_broken_attack_shows():
 # The Lightning loop
 
 
-def quiet_lightning(test):
-    """Lightning 2.6 under torch 2.13, and its advice on worker processes."""
-    for message in ("The 'test_dataloader' does not have many workers", "`isinstance.treespec"):
-        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
-    return test
-
-
 def run(model, settings, ids, attacked=None, tokenizer=None, batch_size=2):
     module = AttackModule(model, settings, banned=some_banned(), tokenizer=tokenizer)
     trainer = L.Trainer(
@@ -698,9 +789,9 @@ def test_replaying_another_models_attack_gives_its_losses_on_this_one():
 
 
 @quiet_lightning
-@pytest.mark.parametrize("method", ["query", "random", "one_shot"])
+@pytest.mark.parametrize("method", ["query", "random", "one_shot", "gcg", "pgd"])
 def test_controls_give_the_same_records_whatever_the_batch(method):
-    settings = AttackSettings(method=method, flips=2, top_k=4, draws=2, seed=3)
+    settings = AttackSettings(method=method, flips=2, top_k=4, draws=2, steps=3, seed=3)
     one, two = (run(tiny(), settings, texts(3), batch_size=n).records() for n in (1, 3))
     kept = ["text", "draw", "flips", "evaluations"]
     assert one[kept].equals(two[kept])
@@ -735,3 +826,68 @@ def test_nanogcg_computes_the_loss_that_we_compute(tokenizer):
     task = spans(ids, range(*lengths[1:3]), range(*lengths[2:4]))
     ours = evaluate_ids(model, task, ids[:, None]) / task.num_scored
     assert float(ours) == pytest.approx(result.best_loss, abs=1e-4)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_minimising_as_nanogcg_does_reaches_the_loss_that_it_reaches(tokenizer, filtered):
+    """With every single replacement among the candidates, both searches are steepest descent."""
+    pytest.importorskip("nanogcg", reason="nanogcg is a dev extra installed without dependencies")
+    from nanogcg import GCGConfig
+    from nanogcg.gcg import GCG
+
+    torch.manual_seed(0)
+    num_tokens, steps = len(tokenizer), 3
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=num_tokens, hidden_size=32, num_hidden_layers=2,
+            num_attention_heads=4, intermediate_size=64, initializer_range=0.2,
+        )
+    ).eval()  # fmt: skip
+    before, optim, target = "the theory ", "thing", " of they"
+    parts = [tokenizer(s)["input_ids"] for s in (before, optim, target)]
+    width = len(parts[1]) * num_tokens
+    config = GCGConfig(
+        num_steps=steps, optim_str_init=optim, search_width=15 * width, topk=num_tokens,
+        use_prefix_cache=False, allow_non_ascii=True, filter_ids=filtered, seed=0,
+    )  # fmt: skip
+    theirs = GCG(model, tokenizer, config).run(before + "{optim_str}", target)
+    torch.use_deterministic_algorithms(False)
+    ends = list(itertools.accumulate(map(len, parts), initial=0))
+    ids = torch.tensor([list(itertools.chain(*parts))])
+
+    def survives(texts):
+        return round_trips(tokenizer, texts[:, ends[1] : ends[2]])
+
+    ours = gcg(
+        model, spans(ids, range(*ends[1:3]), range(*ends[2:4])), steps=steps, width=width,
+        top_k=num_tokens, survives=survives if filtered else None,
+    )  # fmt: skip
+    per_token = ours.history[0, 1:] / len(parts[2])
+    assert (per_token.diff() < 0).all(), "descent throughout, or the two may part at a minimum"
+    assert per_token.tolist() == pytest.approx(theirs.losses, abs=1e-4)
+    assert float(ours.losses) / len(parts[2]) == pytest.approx(theirs.best_loss, abs=1e-4)
+
+
+def test_a_part_of_one_attack_is_never_taken_for_that_of_another():
+    """Two arms, two methods and two batches may share a run: each has parts of its own."""
+    ids, other_ids = texts(2), texts(2, seed=9)
+    other_model = tiny()
+    with torch.no_grad():
+        for weight in other_model.parameters():
+            weight.mul_(1.001)
+
+    def name(model, settings, ids, banned=None):
+        batch = next(iter(text_loader(ids)))
+        return AttackModule(model, settings, banned)._fingerprint(batch)
+
+    plain = AttackSettings()
+    first = name(tiny(), plain, ids)
+    assert first == name(tiny(), plain, ids.clone())
+    others = [
+        name(other_model, plain, ids),
+        name(tiny(), plain, other_ids),
+        name(tiny(), AttackSettings(flips=4), ids),
+        name(tiny(), plain, ids, some_banned()),
+        name(tiny().bfloat16(), plain, ids),
+    ]
+    assert len({first, *others}) == 6

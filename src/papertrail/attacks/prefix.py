@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from papertrail.attacks.objectives import Objective
+from papertrail.core.errors import BadInput
 
 R = TypeVar("R")
 
@@ -32,7 +33,7 @@ class Work:
     def in_chunks(self, costs: Sequence[int], compute: Callable[[slice], R]) -> list[R]:
         """`compute` over consecutive rows whose falling `costs` (tokens) fit; halves on OOM.
 
-        Never drops a row: out of memory with a single row is raised to the caller.
+        Never drops a row: BadInput where memory does not hold a single one.
         """
         results, start = [], 0
         while start < len(costs):
@@ -40,9 +41,13 @@ class Work:
             part = slice(start, min(len(costs), start + rows))
             try:
                 results.append(compute(part))
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if part.stop - part.start == 1:
-                    raise
+                    raise BadInput(
+                        f"memory: one text does not fit (out of memory with {costs[start]} tokens "
+                        "at once); shorten the texts, set load.quantization=int8 or use a device "
+                        "with more memory"
+                    ) from error
                 self.num_oom_retries += 1
                 self.tokens_at_once = (part.stop - part.start) * costs[start] // 2
                 continue
@@ -93,11 +98,16 @@ def know(model: Any, objective: Objective, ids: Int[Tensor, "S T"], work: Work) 
 
 
 def linearise(
-    model: Any, objective: Objective, ids: Int[Tensor, "S T"], work: Work
+    model: Any,
+    objective: Objective,
+    ids: Int[Tensor, "S T"],
+    work: Work,
+    displacement: Float[Tensor, "S T D"] | None = None,
 ) -> tuple[Known, Float[Tensor, "S T D"]]:
     """As `know`, with the gradient of the summed NLL by each state's input embeddings, in fp32.
 
-    The gradient stops at the embeddings: no parameter receives one.
+    The gradient stops at the embeddings: no parameter receives one. With a `displacement`, both
+    are of the embeddings it leads to, which belong to no text: no keys and values are kept.
     """
     embedding = model.get_input_embeddings()
     assert not model.training, "dropout would make the losses random; call model.eval() first"
@@ -105,8 +115,11 @@ def linearise(
     @torch.enable_grad()
     def compute(part: slice) -> tuple[Known, Tensor]:
         embeds = embedding(ids[part]).detach()
-        embeds = embeds.to(at_least_fp32(embeds.dtype)).requires_grad_()
-        known = _forward(model, objective.scored[part], ids[part], embeds)
+        embeds = embeds.to(at_least_fp32(embeds.dtype))
+        if displacement is not None:
+            embeds = embeds + displacement[part]
+        embeds.requires_grad_()
+        known = _forward(model, objective.scored[part], ids[part], embeds, displacement is None)
         (gradient,) = torch.autograd.grad(known.token_nll.sum(), embeds)
         return _detached(known), gradient
 
@@ -161,15 +174,17 @@ def splice_known(old: Known, source: Tensor, fresh: Known, is_fresh: Tensor) -> 
     return Known(join(old.ids, fresh.ids), join(old.token_nll, fresh.token_nll), prefix)
 
 
-def _forward(model: Any, scored: Tensor, ids: Tensor, embeds: Tensor | None) -> Known:
+def _forward(
+    model: Any, scored: Tensor, ids: Tensor, embeds: Tensor | None, keep: bool = True
+) -> Known:
     if embeds is None:
         inputs = {"input_ids": ids[:, :-1]}
     else:
         dtype = model.get_input_embeddings().weight.dtype
         inputs = {"inputs_embeds": embeds[:, :-1].to(dtype)}
-    out = model.base_model(**inputs, use_cache=True)
+    out = model.base_model(**inputs, use_cache=keep)
     token_nll = _scatter_nll(model, out.last_hidden_state, ids, scored, 0)
-    return Known(ids, token_nll, _prefix(out.past_key_values))
+    return Known(ids, token_nll, _prefix(out.past_key_values) if keep else None)
 
 
 def _scatter_nll(model: Any, hidden: Tensor, ids: Tensor, scored: Tensor, first: int) -> Tensor:
