@@ -11,7 +11,7 @@ from conftest import ROOT
 TEXT = (ROOT / "docs" / "failure_stories.md").read_text(encoding="utf-8")
 SECTIONS = ("Identity", "Storage", "Process", "Code and data", "Tables")
 TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
-WAITS = ("issue 9", "issue 11")
+WAITS = ("issue 11",)
 
 
 def rows(section: str) -> list[list[str]]:

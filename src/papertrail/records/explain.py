@@ -16,6 +16,7 @@ from papertrail.core.standing import Standing, drifted, standing
 from papertrail.core.store import Store, connect
 from papertrail.core.track import QUESTION, conclude, options
 from papertrail.records.commands import Why
+from papertrail.records.radius import radius
 
 SHOWN = 12  # differing keys; more than that is another question
 
@@ -47,6 +48,8 @@ def of_run(record: Record) -> None:
             print(f"  {key}: {text}")
     if (text := tags.get("papertrail.owner")) is not None:
         print(f"  computed by: {Owner.parse(text).name}, started {_started(record)}")
+    for line in radius([record.run_id], record.store).lines:
+        print(f"  printed in {line}")
     failed = print_checks(record)
     changed = _print_today(name, record)
     if failed or changed:

@@ -10,6 +10,7 @@ from papertrail.core.experiment import Experiment
 from papertrail.core.record import Record
 from papertrail.core.run import PARENTS, parents_of
 from papertrail.core.store import Store
+from papertrail.records import papers
 
 HOUR_MS = 3_600_000
 REVISION = "papertrail.revision"
@@ -20,6 +21,8 @@ class Radius:
     """Finished runs, in the order in which they were built on each other."""
 
     runs: Sequence[Record]
+    lines: Sequence[str] = ()
+    """Places in papers that print their numbers, FILE:LINE: MACRO."""
 
     @property
     def hours(self) -> float:
@@ -39,7 +42,15 @@ class Radius:
         runs = f"{len(kinds)} finished run{'' if len(kinds) == 1 else 's'}"
         drawn = f" of {', '.join(self.tables)}" if self.tables else ""
         took = progress.duration(self.hours * 3600)
-        return f"{runs} ({counts or 'none'}{drawn}) that took {took}"
+        lines = f"{len(self.lines)} line{'' if len(self.lines) == 1 else 's'}"
+        printed = f", printed by {lines} of papers" if self.lines else ""
+        return f"{runs} ({counts or 'none'}{drawn}) that took {took}{printed}"
+
+    def say(self, what: str) -> None:
+        """Tell `what` voids it, then each line of a paper on a line of its own."""
+        progress.say(f"{what} {self}")
+        for line in self.lines:
+            progress.say(f"  {line}")
 
 
 def radius(run_ids: Iterable[str], store: Store) -> Radius:
@@ -56,7 +67,9 @@ def radius(run_ids: Iterable[str], store: Store) -> Radius:
             reached[run_id] = None
             waiting += children.get(run_id, [])
     records = query.by_ids(list(reached), store)
-    return Radius([records[one] for one in reached if one in records and _counts(records[one])])
+    void = [records[one] for one in reached if one in records and _counts(records[one])]
+    quoting = any(_kind(one) == papers.PAPER for one in void)
+    return Radius(void, papers.lines(reached, store) if quoting else [])
 
 
 def confirm_raise(experiment: Experiment, config: Any, store: Store) -> None:
@@ -72,7 +85,7 @@ def confirm_raise(experiment: Experiment, config: Any, store: Store) -> None:
         if not old or any(revision == raised.revision for _, revision in by_revision):
             continue
         void = radius(old, store)
-        progress.say(f"{raised.name}: raised to revision {raised.revision}; this voids {void}")
+        void.say(f"{raised.name}: raised to revision {raised.revision}; this voids")
         if not progress.confirm("compute under the new revision?"):
             raise Missing(
                 f"{raised.name}: nothing was computed; under its old revision in the code the old "

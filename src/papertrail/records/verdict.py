@@ -30,7 +30,7 @@ def invalidate(command: Any, config: Invalidation, execution: Any) -> None:
     if old := record.tags.get(INVALIDATED):
         raise BadInput(f"run: {record.run_id} was invalidated already ({old}); undo=true undoes it")
     void = radius([record.run_id], store)
-    progress.say(f"invalidating run {record.run_id} voids {void}")
+    void.say(f"invalidating run {record.run_id} voids")
     if not (config.yes or progress.confirm("invalidate them?")):
         raise Missing(f"run {record.run_id}: left as it was")
     reason = _signed(config.reason)
