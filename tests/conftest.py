@@ -7,10 +7,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import argparse
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from papertrail.core.store import Store
 
 ROOT = Path(__file__).parents[1]
+
+
+def executed(notebook: str) -> dict[str, Any]:
+    """The names that a notebook leaves, run from its first cell to its last."""
+    path, names = ROOT / "notebooks" / f"{notebook}.ipynb", dict[str, Any]()
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(path), "exec"), names)
+    return names
 
 
 @pytest.fixture(scope="session")

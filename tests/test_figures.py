@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from papertrail.core.errors import BadInput
-from papertrail.tables.figures import LABEL_GAP, budget_curves, save, spread_out, training_curves
+from papertrail.tables.figures import (
+    LABEL_GAP,
+    budget_curves,
+    heatmap,
+    save,
+    spread_out,
+    training_curves,
+)
 
 FLIPS = [1, 2, 3]
 
@@ -116,3 +123,23 @@ def test_labels_keep_their_order_and_distance_and_move_only_if_they_must(heights
     if apart:
         assert places == pytest.approx(heights)
     assert sum(places) == pytest.approx(sum(heights))  # pushed both ways alike
+
+
+def matrix() -> pd.DataFrame:
+    names = ["baseline", "monotone", "sign_frozen"]
+    rows = [(a, b, (n + 2 * m) / 6) for n, a in enumerate(names) for m, b in enumerate(names)]
+    return pd.DataFrame(rows[:-1], columns=["row", "column", "value"])
+
+
+def test_every_field_of_a_heatmap_carries_its_number_and_a_hole_carries_none():
+    (axes,) = heatmap(matrix(), xlabel="Read by", ylabel="Made on").axes
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written[2, 0] == "67%" and written[0, 2] == "33%"  # (column, row)
+    assert (2, 2) not in written and len(written) == 8
+    assert [label.get_text() for label in axes.get_yticklabels()][1] == "monotone"
+
+
+def test_numbers_on_dark_fields_are_white():
+    (axes,) = heatmap(matrix()).axes
+    colours = {text.get_text(): text.get_color() for text in axes.texts}
+    assert colours["0%"] == "white" and colours["83%"] == "black"

@@ -13,13 +13,14 @@ import pytest
 import torch
 from conftest import ROOT
 
-from papertrail.core import cli, fit, query
+from papertrail.core import cli, keeper, query
 from papertrail.core.identity import identify
 from papertrail.core.require import require
 from papertrail.core.standing import standing
 from papertrail.core.store import Store
 from papertrail.data.config import CORPUS, CorpusConfig
-from papertrail.monotone.config import PRETRAIN, PretrainConfig
+from papertrail.monotone.config import PRETRAIN
+from papertrail.monotone.schemas import PretrainConfig
 
 STEPS = 200
 
@@ -71,7 +72,7 @@ def weights(run_id: str) -> dict[str, torch.Tensor]:
 
 def spoil(config: PretrainConfig, store: Store) -> None:
     """Cut the newest checkpoint in half, as a full disk or a power cut does."""
-    newest = fit.checkpoints(folder(config, store))[0]
+    newest = keeper.checkpoints(folder(config, store))[0]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
 
 

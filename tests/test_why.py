@@ -284,7 +284,7 @@ def test_why_takes_the_options_of_the_experiment_it_is_asked_about(store: Store,
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--experiment=corups"], "why: experiment: none is called 'corups'; there are corpus, "),
+        (["--experiment=corups"], "why: experiment: none is called 'corups'; there are attack, "),
         (["--experiment=train", "--trian.steps=3"], "why: no option trian.steps; did you mean"),
         (["--run=nowhere"], "why: run: run nowhere: not in sqlite"),
         ([], "why: why: give run=ID, or experiment=NAME"),

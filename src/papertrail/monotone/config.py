@@ -1,189 +1,44 @@
-"""The monotone study's questions: options, and which run each one builds on. Imports no torch.
+"""The monotone study's experiments, and which runs each one builds on. Imports no torch.
 
-corpus -> pretrain -> train (baseline: constraint none; monotone: W = softplus(V)) -> perplexity
-                                                                                   -> hotflip
+corpus -> pretrain -> monotonize
+                   -> train (one arm) -> weights, perplexity, benchmarks
+                                      -> attack -> transfer -> hotflip (an arm beside the baseline)
+                                      -> gcg, pgd; trigger -> uat
+                                                                            all of it -> monotone
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from annotated_types import Ge, Lt
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
-from papertrail.core import digests
-from papertrail.core.compute import INFRASTRUCTURE, Compute
+from papertrail.core import compute, digests
+from papertrail.core.compute import INFRASTRUCTURE
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment, Question, narrow
-from papertrail.data.config import CORPUS, CorpusConfig, Data
+from papertrail.data.benchmarks import fingerprints
+from papertrail.data.config import CORPUS, CorpusConfig
+from papertrail.monotone.arms import arm, name_of, pair
+from papertrail.monotone.options import BASELINE, NANO, Schedule
+from papertrail.monotone.schemas import (
+    AttackConfig,
+    BenchmarksConfig,
+    GcgConfig,
+    HotFlipConfig,
+    MonotonizeConfig,
+    PerplexityConfig,
+    PgdConfig,
+    PretrainConfig,
+    StatisticsConfig,
+    StudyConfig,
+    TrainConfig,
+    TransferConfig,
+    TriggerConfig,
+    UatConfig,
+)
 
-Fraction = Annotated[float, Ge(0), Lt(1)]
-NANO = "nano"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """The language model that is studied."""
-
-    name: str = NANO
-    """`nano` is trained from scratch in the shape below; else a hub id or a local folder."""
-    revision: str = "main"
-    """Branch, tag or commit of a hub id."""
-    layers: PositiveInt = 2
-    """Transformer blocks of `nano`."""
-    width: PositiveInt = 128
-    """Residual width of `nano`; a multiple of `heads`."""
-    heads: PositiveInt = 4
-    """Attention heads of `nano`."""
-    context: PositiveInt = 512
-    """Longest window of `nano`, tokens."""
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            fixed = max(1, self.width // self.heads) * self.heads
-            raise BadInput(
-                f"model.width: must be a multiple of model.heads={self.heads} ({self.width}); "
-                f"try model.width={fixed}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """AdamW (betas 0.9, 0.95): linear warmup, then `decay`."""
-
-    steps: PositiveInt = 900
-    """Optimizer steps."""
-    batch_size: PositiveInt = 16
-    """Windows per optimizer step."""
-    window: PositiveInt = 128
-    """Tokens per window."""
-    lr: PositiveFloat = 8e-3
-    """Peak learning rate."""
-    warmup: Fraction = 0.1
-    """Share of the steps in which the learning rate rises."""
-    decay: Literal["linear", "none"] = "linear"
-    """Of the learning rate after warmup: to zero at the last step, or none. Without decay and
-    warmup a step does not depend on how many follow: a longer run goes on from a shorter one."""
-    weight_decay: NonNegativeFloat = 0.01
-    """Of matrices other than embeddings and V, per unit of learning rate."""
-    clip: PositiveFloat = 1.0
-    """Largest global gradient norm."""
-    validation_windows: PositiveInt = 64
-    """Windows of the validation split seen at each of ten validations."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constraint:
-    """What keeps the feed-forward weights non-negative; all that sets the monotone arm apart."""
-
-    kind: Literal["softplus", "none"] = "softplus"
-    """softplus: W = softplus(V) >= 0 elementwise; none: the baseline."""
-    scope: Literal["mlp_in", "mlp_both", "mlp_in_attn_out"] = "mlp_both"
-    """Constrained matrices: the first of each MLP, both, or the first and the attention output."""
-    init: Literal["abs", "relu"] = "abs"
-    """Start from |W| as the paper does, or from max(W, 0)."""
-    lr: PositiveFloat = 5e-2
-    """Peak learning rate of V: a step of V changes a small W by that share of itself."""
-    warmup: Fraction = 0.15
-    """Replaces the schedule's warmup: a converted model starts far from where it was."""
-
-
-BASELINE = Constraint(kind="none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Perplexity:
-    """Which text is scored and with how much context."""
-
-    split: Literal["val", "test"] = "test"
-    """Split of the corpus, by document."""
-    documents: PositiveInt = 100
-    """Documents scored at most, spread evenly over the split."""
-    window: PositiveInt = 256
-    """Longest context, tokens."""
-    stride: PositiveInt = 256
-    """New tokens per window: equal to `window` as lm-evaluation-harness does, less is closer to
-    the truth and dearer."""
-
-    def __post_init__(self) -> None:
-        if self.stride > self.window:
-            raise BadInput(
-                f"perplexity.stride: must not exceed perplexity.window={self.window} "
-                f"({self.stride}); try perplexity.stride={self.window}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attack:
-    """HotFlip and its controls, all on the same texts and with the same budgets."""
-
-    protocol: Literal["fixed_targets", "paper_compat"] = "fixed_targets"
-    """fixed_targets: flips in the first half, NLL of the untouched second half; paper_compat: flips
-    anywhere at once, NLL of the flipped text itself, as the original code did."""
-    texts: PositiveInt = 80
-    """Texts of the test split, spread evenly over its documents."""
-    tokens: PositiveInt = 64
-    """Length of a text, tokens."""
-    flips: PositiveInt = 5
-    """Largest number of replaced tokens; every smaller budget is reported too."""
-    top_k: PositiveInt = 24
-    """Candidates per flip that are evaluated exactly."""
-    beam: PositiveInt = 1
-    """Flip sequences kept; 1 is greedy."""
-    random_draws: PositiveInt = 8
-    """Random-flip controls per text and budget, averaged."""
-    threshold: PositiveFloat = 0.15
-    """Success: relative rise of perplexity, and separately of NLL, beyond this."""
-    threshold_nats: PositiveFloat = 0.5
-    """Success, absolute: rise of the NLL per scored token beyond this, nats."""
-    batch: PositiveInt = 32
-    """Texts attacked together."""
-    seed: NonNegativeInt = 0
-    """Of the random controls; not a training seed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """Trains the small model from scratch, for machines that cannot reach a model hub."""
-
-    data: Data = field(default_factory=Data)
-    """The text."""
-    model: Model = field(default_factory=Model)
-    """The model."""
-    pretrain: Schedule = field(default_factory=Schedule)
-    """Training from scratch; only for models that come without weights."""
-    seed: NonNegativeInt = 42
-    """Seeds weights and data order."""
-    compute: Compute = field(default_factory=Compute)
-    """How a Trainer computes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(PretrainConfig):
-    """Continues a pretrained model, with or without non-negative feed-forward weights."""
-
-    train: Schedule = field(default_factory=lambda: Schedule(steps=350, lr=2e-3))
-    """The budget that the baseline and the monotone model both get."""
-    constraint: Constraint = field(default_factory=Constraint)
-    """The monotone arm."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerplexityConfig(TrainConfig):
-    """Scores one trained model on held-out documents."""
-
-    perplexity: Perplexity = field(default_factory=Perplexity)
-    """The evaluation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HotFlipConfig(PerplexityConfig):
-    """Attacks the baseline and the monotone model with HotFlip and its controls."""
-
-    attack: Attack = field(default_factory=Attack)
-    """The attack."""
+METHODS = ("hotflip", "random", "query")
 
 
 def corpus_config(config: Any) -> CorpusConfig:
@@ -197,20 +52,19 @@ def corpus_config(config: Any) -> CorpusConfig:
     return CorpusConfig(data=data)
 
 
-def arms(config: Any, to: type[Any], **changes: Any) -> dict[str, Any]:
-    """The two models under comparison, as configs of another experiment."""
-    return {
-        "baseline": narrow(config, to, **(changes | {"constraint": BASELINE})),
-        "monotone": narrow(config, to, **changes),
-    }
-
-
 def data_digests(config: Any) -> Mapping[str, str]:
     """Content of the text, and of the weights where they lie in a local folder."""
     digests = dict(CORPUS.data(corpus_config(config)))
     if Path(config.model.name).is_dir():
         digests["model.name"] = _weights_digest(Path(config.model.name))
     return digests
+
+
+def benchmark_digests(config: Any) -> Mapping[str, str]:
+    """Content of the text, the weights and the benchmarks' sets. `config` has `benchmarks` too."""
+    options = config.benchmarks
+    used = fingerprints(options.tasks, options.source, options.folder)
+    return {**data_digests(config), **used}
 
 
 @digests.seen_once
@@ -221,53 +75,155 @@ def _weights_digest(folder: Path) -> str:
     return f"weights:{digests.of_named(files)}"
 
 
-def _before_pretrain(config: PretrainConfig) -> Mapping[str, Question]:
+def _before_pretrain(config: Any) -> Mapping[str, Question]:
     return {"corpus": Question(CORPUS, corpus_config(config))}
 
 
-def _before_train(config: TrainConfig) -> Mapping[str, Question]:
+def _before_monotonize(config: Any) -> Mapping[str, Question]:
     before = dict(_before_pretrain(config))
     if config.model.name == NANO:
         before["pretrain"] = Question(PRETRAIN, narrow(config, PretrainConfig))
     return before
 
 
-def _before_perplexity(config: PerplexityConfig) -> Mapping[str, Question]:
+def _before_train(config: TrainConfig) -> Mapping[str, Question]:
+    before = dict(_before_monotonize(config))
+    if config.constraint.kind == "matched":
+        before |= {name: Question(TRAIN, one) for name, one in matched_arms(config).items()}
+    return before
+
+
+def matched_arms(config: TrainConfig) -> dict[str, TrainConfig]:
+    """The baseline that is noised, and the softplus arm that says how perplexing it gets."""
+    held = replace(config.constraint, kind="softplus")
+    return {
+        "baseline": replace(config, constraint=BASELINE),
+        "monotone": replace(config, constraint=held),
+    }
+
+
+def _before_evaluation(config: TrainConfig) -> Mapping[str, Question]:
     return {"train": Question(TRAIN, narrow(config, TrainConfig))}
 
 
+def _before_transfer(config: TransferConfig) -> Mapping[str, Question]:
+    made = narrow(config, AttackConfig, constraint=config.source, method="hotflip")
+    return {"source": Question(ATTACK, made), **_before_evaluation(config)}
+
+
+def attacks(config: Any) -> dict[tuple[str, str], Question]:
+    """(arm, attack) -> HotFlip, its controls and the transfers between an arm and the baseline."""
+    found = {
+        (name, method): Question(ATTACK, replace(one, method=method))
+        for name, one in pair(config, AttackConfig).items()
+        for method in METHODS
+    }
+    (left, right) = pair(config, TrainConfig).items()
+    for (name, target), (_, other) in ((left, right), (right, left)):
+        crossed = narrow(
+            config, TransferConfig, constraint=target.constraint, source=other.constraint
+        )
+        found[name, "transfer"] = Question(TRANSFER, crossed)
+    return found
+
+
 def _before_hotflip(config: HotFlipConfig) -> Mapping[str, Question]:
-    trained = arms(config, TrainConfig)
-    scored = arms(config, PerplexityConfig)
-    return {arm: Question(TRAIN, one) for arm, one in trained.items()} | {
-        f"{arm} perplexity": Question(PERPLEXITY, one) for arm, one in scored.items()
+    scored = pair(config, PerplexityConfig)
+    return {
+        f"{name} {attack}": question for (name, attack), question in attacks(config).items()
+    } | {f"{name} perplexity": Question(PERPLEXITY, one) for name, one in scored.items()}
+
+
+def _before_uat(config: UatConfig) -> Mapping[str, Question]:
+    return {name: Question(TRIGGER, one) for name, one in pair(config, TriggerConfig).items()}
+
+
+def study_runs(config: StudyConfig) -> Iterator[tuple[dict[str, str | int], Question]]:
+    """Labels and question of every run of the study that is no part of another, in stage order.
+
+    BadInput where the arms do not begin with the baseline, or there is nothing beside it.
+    """
+    if len(config.arms) < 2 or config.arms[0] != "baseline":
+        raise BadInput(f"arms: must begin with baseline and name another {list(config.arms)}")
+    _refuse_twins("seeds", config.seeds)
+    _refuse_twins("arms", [arm(name, config.constraint) for name in config.arms], config.arms)
+    for seed in config.seeds:
+        for name in config.arms:
+            held = arm(name, config.constraint)
+            labels: dict[str, str | int] = {"arm": name, "side": name_of(held), "seed": seed}
+            for experiment in _of_an_arm(name):
+                one = narrow(config, experiment.schema, seed=seed, constraint=held)
+                yield labels, Question(experiment, one)
+
+
+def _refuse_twins(option: str, values: Sequence[Any], names: Sequence[Any] = ()) -> None:
+    """BadInput where the same thing is asked for twice: it would count as a replication."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            first, again = ((names or values)[n] for n in (values.index(value), place))
+            raise BadInput(f"{option}: {again} is the same as {first}; leave one out")
+
+
+def _of_an_arm(name: str) -> tuple[Experiment, ...]:
+    alone = (PERPLEXITY, STATISTICS, BENCHMARKS, GCG, PGD)
+    if name == "baseline":
+        return alone
+    converted = () if name == "matched" else (MONOTONIZE,)  # that one is searched, not converted
+    return (*converted, *alone, UAT, HOTFLIP)
+
+
+def _before_monotone(config: StudyConfig) -> Mapping[str, Question]:
+    return {
+        f"{question.experiment.name} {labels['arm']} seed {labels['seed']}": question
+        for labels, question in study_runs(config)
     }
 
 
 def _pretrain_horizon(config: PretrainConfig) -> str:
-    return "pretrain.steps" if _open_ended(config.pretrain, config.pretrain.warmup) else ""
+    return "pretrain.steps" if _open_ended(config, config.pretrain, config.pretrain.warmup) else ""
 
 
 def _train_horizon(config: TrainConfig) -> str:
+    if config.constraint.kind == "matched":  # searched, not trained
+        return ""
     constrained = config.constraint.kind != "none"
     warmup = config.constraint.warmup if constrained else config.train.warmup
-    return "train.steps" if _open_ended(config.train, warmup) else ""
+    return "train.steps" if _open_ended(config, config.train, warmup) else ""
 
 
-def _open_ended(schedule: Schedule, warmup: float) -> bool:
-    return schedule.decay == "none" and warmup == 0
+def _open_ended(config: PretrainConfig, schedule: Schedule, warmup: float) -> bool:
+    # The best weights of a shorter run were chosen among its own validations.
+    return schedule.decay == "none" and warmup == 0 and config.compute.weights == "last"
 
 
 # Options that came later, and the value at which a run is what it was before.
-NEUTRAL_PRETRAIN = MappingProxyType({"pretrain.decay": "linear"})
-NEUTRAL = MappingProxyType({**NEUTRAL_PRETRAIN, "train.decay": "linear"})
+NEUTRAL_PRETRAIN = MappingProxyType({**compute.NEUTRAL, "pretrain.decay": "linear"})
+NEUTRAL = MappingProxyType(
+    {**NEUTRAL_PRETRAIN, "train.decay": "linear", "constraint.activation": "kept"}
+)
+NEUTRAL_LOADED = MappingProxyType({**NEUTRAL, "load.quantization": "none"})
 
 
-def _arm_label(config: TrainConfig) -> str:
+def _arm_label(config: Any) -> str:
     """Which arm, in the words of the tables; what departs from the paper's arm is spelled out."""
     one = config.constraint
-    arm = "baseline" if one.kind == "none" else f"monotone {one.scope} {one.init}"
-    return f"{arm} seed {config.seed}"
+    described = f"{name_of(one)} {one.scope} {one.init}" if one.kind == "softplus" else name_of(one)
+    activation = "" if one.activation == "kept" else f" {one.activation}"
+    return f"{described}{activation} seed {config.seed}"
+
+
+def _attack_label(config: AttackConfig) -> str:
+    return f"{config.method} {_arm_label(config)}"
+
+
+def _experiment(name: str, schema: type[Any], upstream: Any, **others: Any) -> Experiment:
+    """One of this study, of a single arm unless told otherwise; its verb has its name."""
+    verb = f"papertrail.monotone.{others.pop('verb', f'{name}:{name}')}"
+    told: dict[str, Any] = {"label": _arm_label, "neutral": NEUTRAL_LOADED, "data": data_digests}
+    return Experiment(
+        name=name, study="monotone", schema=schema, verb=verb, upstream=upstream,
+        infrastructure=INFRASTRUCTURE, **(told | others),
+    )  # fmt: skip
 
 
 PRETRAIN = Experiment(
@@ -281,37 +237,33 @@ PRETRAIN = Experiment(
     upstream=_before_pretrain,
     data=data_digests,
 )
-TRAIN = Experiment(
-    name="train",
-    study="monotone",
-    schema=TrainConfig,
-    label=_arm_label,
-    verb="papertrail.monotone.train:train",
-    infrastructure=INFRASTRUCTURE,
-    neutral=NEUTRAL,
-    horizon=_train_horizon,
-    upstream=_before_train,
-    data=data_digests,
-)
-PERPLEXITY = Experiment(
-    name="perplexity",
-    study="monotone",
-    schema=PerplexityConfig,
-    label=_arm_label,
-    verb="papertrail.monotone.perplexity:perplexity",
-    infrastructure=INFRASTRUCTURE,
-    neutral=NEUTRAL,
-    upstream=_before_perplexity,
-    data=data_digests,
-)
-HOTFLIP = Experiment(
-    name="hotflip",
-    study="monotone",
-    schema=HotFlipConfig,
-    verb="papertrail.monotone.hotflip:hotflip",
-    show="papertrail.monotone.tables:show",
-    infrastructure=INFRASTRUCTURE,
-    neutral=NEUTRAL,
-    upstream=_before_hotflip,
-    data=data_digests,
-)
+MONOTONIZE = _experiment(
+    "monotonize", MonotonizeConfig, _before_monotonize,
+    neutral={**NEUTRAL_PRETRAIN, "constraint.activation": "kept"},
+)  # fmt: skip
+TRAIN = _experiment(
+    "train", TrainConfig, _before_train, neutral=NEUTRAL, horizon=_train_horizon
+)  # fmt: skip
+STATISTICS = _experiment(
+    "weights", StatisticsConfig, _before_evaluation, neutral=NEUTRAL,
+    verb="monotonize:statistics",
+)  # fmt: skip
+PERPLEXITY = _experiment("perplexity", PerplexityConfig, _before_evaluation)
+BENCHMARKS = _experiment(
+    "benchmarks", BenchmarksConfig, _before_evaluation, data=benchmark_digests
+)  # fmt: skip
+ATTACK = _experiment("attack", AttackConfig, _before_evaluation, label=_attack_label)
+TRANSFER = _experiment("transfer", TransferConfig, _before_transfer, verb="attack:transfer")
+GCG = _experiment("gcg", GcgConfig, _before_evaluation, verb="stronger:gcg")
+PGD = _experiment("pgd", PgdConfig, _before_evaluation, verb="stronger:pgd")
+TRIGGER = _experiment("trigger", TriggerConfig, _before_evaluation, verb="uat:trigger")
+UAT = _experiment("uat", UatConfig, _before_uat)
+# Revision 2: the attacks became runs of their own, which this one puts side by side.
+HOTFLIP = _experiment(
+    "hotflip", HotFlipConfig, _before_hotflip, revision=2, show="papertrail.monotone.tables:show"
+)  # fmt: skip
+MONOTONE = _experiment(
+    "monotone", StudyConfig, _before_monotone, verb="study:study",
+    label=lambda config: f"{len(config.arms)} arms seeds {' '.join(map(str, config.seeds))}",
+    show="papertrail.monotone.study:show", data=benchmark_digests,
+)  # fmt: skip

@@ -1,19 +1,18 @@
 """Stage 4: corpus-level perplexity of one trained model on held-out documents."""
 
+from typing import Any
+
 import lightning as L
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papertrail.core import track
 from papertrail.core.experiment import narrow
 from papertrail.core.fit import trainer_options
 from papertrail.core.require import require
-from papertrail.monotone.config import TRAIN, PerplexityConfig, TrainConfig
+from papertrail.monotone.config import TRAIN
+from papertrail.monotone.schemas import PerplexityConfig, TrainConfig
 from papertrail.monotone.train import open_corpus
+from papertrail.nn import loading
 from papertrail.nn.perplexity import corpus_level, evaluate
 
 
@@ -21,7 +20,7 @@ def perplexity(config: PerplexityConfig) -> None:
     """Score `config.perplexity.documents` documents; one row per document goes to samples/."""
     options = config.perplexity
     corpus = open_corpus(config)
-    model, tokenizer = trained(narrow(config, TrainConfig))
+    model, tokenizer = trained(config)
     documents = corpus.documents(options.split, options.documents)
     texts = [str(tokenizer.decode(ids)) for ids in documents]
     trainer = L.Trainer(**trainer_options(config.compute), logger=False, inference_mode=True)
@@ -47,10 +46,10 @@ def perplexity(config: PerplexityConfig) -> None:
     )
 
 
-def trained(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The exported model of a training run, plain weights in evaluation mode, and its tokenizer."""
-    folder = require(TRAIN, config).artifact("model")
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    model.eval()  # type: ignore[no-untyped-call]
-    return model, tokenizer
+def trained(config: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The exported model that `config` is about, in evaluation mode, and its tokenizer.
+
+    `config` has the sections of TrainConfig and `load`.
+    """
+    folder = require(TRAIN, narrow(config, TrainConfig)).artifact("model")
+    return loading.load(folder, config.load.quantization)

@@ -14,13 +14,20 @@ from jaxtyping import Float, Int
 from papertrail.attacks import gates
 from papertrail.attacks.gates import Gate
 from papertrail.attacks.success import rise_per_token, successes
-from papertrail.monotone.config import Attack
+from papertrail.monotone.options import Attack
 from papertrail.stats.intervals import paired_bootstrap, wilson
-from papertrail.stats.paired import holm, mcnemar, sign_flip_p
+from papertrail.stats.paired import holm, mcnemar, sign_flip_p, wilcoxon_p
 
 DEFINITIONS = ("perplexity", "relative", "absolute")
-ARMS = ("baseline", "monotone")
-ATTACKS = ("hotflip", "random", "query", "transfer")
+JSON_NAMES = {"baseline": "baseline_pythia", "monotone": "monotonic_pythia"}
+"""What the original study's scripts call the two arms."""
+
+
+def arms_of(rows: pd.DataFrame) -> tuple[str, str]:
+    """The baseline and the arm beside it, as the rows have them."""
+    baseline, other = rows["arm"].unique()
+    assert baseline == "baseline", f"the first arm is {baseline}"
+    return baseline, other
 
 
 def judged(records: pd.DataFrame, options: Attack) -> pd.DataFrame:
@@ -45,7 +52,7 @@ def budget_curves(rows: pd.DataFrame) -> Iterator[tuple[int, dict[str, float]]]:
     for flips, at_budget in rows.groupby("flips", sort=True):
         metrics: dict[str, float] = {}
         for (arm, attack), some in at_budget.groupby(["arm", "attack"]):
-            metrics |= _summary(per_text(some), f"attack/{arm}/{attack}")
+            metrics |= summary(per_text(some), f"attack/{arm}/{attack}")
         yield int(str(flips)), metrics
 
 
@@ -58,7 +65,8 @@ def curve_frame(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["model", "attack", "num_flips", "success", "low", "high"])
 
 
-def _summary(texts: pd.DataFrame, prefix: str) -> dict[str, float]:
+def summary(texts: pd.DataFrame, prefix: str) -> dict[str, float]:
+    """Success by each definition and the rise, with 95 % intervals over texts."""
     metrics: dict[str, float] = {}
     for name in DEFINITIONS:
         metrics |= _with_interval(f"{prefix}/success_{name}", _rate(texts[name].to_numpy()))
@@ -79,10 +87,11 @@ def _with_interval(name: str, interval: tuple[float, float, float]) -> dict[str,
 
 
 def paired_tests(rows: pd.DataFrame) -> dict[str, float]:
-    """HotFlip at full budget, monotone minus baseline on the same texts; p-values Holm-adjusted
+    """HotFlip at full budget, the arm minus the baseline on the same texts; p-values Holm-adjusted
     over the three definitions of success."""
     full = rows[(rows["attack"] == "hotflip") & (rows["flips"] == rows["flips"].max())]
-    baseline, monotone = (per_text(full[full["arm"] == arm]) for arm in ARMS)
+    arms = arms_of(rows)
+    baseline, monotone = (per_text(full[full["arm"] == arm]) for arm in arms)
     tests = [
         mcnemar(baseline[name].to_numpy() > 0, monotone[name].to_numpy() > 0)
         for name in DEFINITIONS
@@ -92,17 +101,18 @@ def paired_tests(rows: pd.DataFrame) -> dict[str, float]:
     for name, test, p in zip(DEFINITIONS, tests, adjusted, strict=True):
         metrics[f"paired/mcnemar_p_{name}"] = test.p_value
         metrics[f"paired/mcnemar_p_holm_{name}"] = float(p)
-        metrics[f"paired/only_baseline_{name}"] = test.only_a
-        metrics[f"paired/only_monotone_{name}"] = test.only_b
+        metrics[f"paired/only_{arms[0]}_{name}"] = test.only_a
+        metrics[f"paired/only_{arms[1]}_{name}"] = test.only_b
     ours, theirs = monotone["rise"].to_numpy(), baseline["rise"].to_numpy()
     metrics |= _with_interval("paired/rise_difference", paired_bootstrap(ours, theirs))
+    metrics["paired/wilcoxon_p"] = wilcoxon_p(ours - theirs)
     return metrics | {"paired/sign_flip_p": sign_flip_p(ours - theirs)}
 
 
 def controls(rows: pd.DataFrame, protocol: str) -> Iterator[tuple[str, Gate]]:
     """(arm, gate): what a working attack on that arm passes and a broken one does not."""
     full = rows[rows["flips"] == rows["flips"].max()]
-    for arm in ARMS:
+    for arm in arms_of(rows):
         mine = full[full["arm"] == arm]
         rise = {name: per_text(some)["rise"].to_numpy() for name, some in mine.groupby("attack")}
         yield arm, gates.white_box_beats_random(rise["hotflip"], rise["random"])
@@ -124,18 +134,26 @@ def _rates(rows: pd.DataFrame, arm: str) -> list[float]:
 
 
 def costs(rows: pd.DataFrame) -> dict[str, float]:
-    """What each attack spent at full budget, and how many of its texts exist as text.
-
-    `survive_as_text`: share of texts that decode to a string which encodes to the same ids.
-    """
+    """`cost` of every attack on every arm, at full budget."""
     full = rows[rows["flips"] == rows["flips"].max()]
     metrics: dict[str, float] = {}
     for (arm, attack), some in full.groupby(["arm", "attack"]):
-        prefix = f"attack/{arm}/{attack}"
-        metrics[f"{prefix}/evaluations"] = float(some["evaluations"].sum())
-        metrics[f"{prefix}/seconds"] = float(some["seconds"].sum())
-        metrics[f"{prefix}/survive_as_text"] = float(some["round_trip"].astype(float).mean())
+        metrics |= cost(some, f"attack/{arm}/{attack}")
     return metrics
+
+
+def cost(full: pd.DataFrame, prefix: str) -> dict[str, float]:
+    """What an attack spent, and how many of its texts exist as text.
+
+    `survive_as_text`: share of texts that decode to a string which encodes to the same ids;
+    `oom_retries`: batches that ran out of memory and were done again in halves, none dropped.
+    """
+    return {
+        f"{prefix}/evaluations": float(full["evaluations"].sum()),
+        f"{prefix}/seconds": float(full["seconds"].sum()),
+        f"{prefix}/oom_retries": float(full["num_oom_retries"].sum()),
+        f"{prefix}/survive_as_text": float(full["round_trip"].astype(float).mean()),
+    }
 
 
 def results(rows: pd.DataFrame, options: Attack) -> Mapping[str, Any]:
@@ -145,7 +163,7 @@ def results(rows: pd.DataFrame, options: Attack) -> Mapping[str, Any]:
     for arm, some in full.groupby("arm"):
         relative = (some["attacked_nll"] - some["clean_nll"]) / some["clean_nll"]
         tokens = some["num_scored_tokens"]
-        models[f"{'monotonic' if arm == 'monotone' else arm}_pythia"] = {
+        models[JSON_NAMES.get(str(arm), str(arm))] = {
             "avg_degradation": float(relative.mean()),
             "std_degradation": float(relative.std(ddof=1)),
             "success_rate": float(some["relative"].mean()),

@@ -4,37 +4,36 @@ Axes: B windows, T tokens.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int8
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from papertrail.core import track
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import narrow
 from papertrail.core.fit import fit
-from papertrail.core.require import require
-from papertrail.data.config import CORPUS
 from papertrail.data.windows import Corpus
-from papertrail.monotone.config import (
-    NANO,
-    PRETRAIN,
-    PretrainConfig,
-    Schedule,
-    TrainConfig,
-    corpus_config,
-)
+from papertrail.monotone.arms import name_of
+from papertrail.monotone.matched import matched
+from papertrail.monotone.models import finish
+from papertrail.monotone.models import open_corpus as open_corpus
+from papertrail.monotone.models import starting_point as starting_point
+from papertrail.monotone.options import NANO, Constraint, Schedule
+from papertrail.monotone.schemas import PretrainConfig, TrainConfig
 from papertrail.nn import nonnegative
+from papertrail.nn.activations import set_activation
 from papertrail.nn.language_model import (
     LanguageModel,
     Optimization,
     Shape,
     build,
-    from_pretrained,
 )
+
+SIGNED = ("sign_frozen", "free")
+"""Kinds whose weights are asked at the end whether they crossed zero."""
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -48,72 +47,84 @@ def pretrain(config: PretrainConfig) -> None:
         f"A GPT-NeoX of {model.num_parameters():,} parameters trained from scratch on "
         f"{config.data.text} for {schedule.steps} steps."
     )
-    _fit(model, corpus, config, schedule, _optimization(schedule), "pretraining")
-    _finish(model, corpus)
+    module = LanguageModel(model, _optimization(schedule), config.compute.gradient_checkpointing)
+    _fit(module, corpus, config, schedule, "pretraining")
+    finish(model, corpus)
 
 
 def train(config: TrainConfig) -> None:
     """Continue a pretrained model under `constraint`; its export is what others load."""
+    constraint = config.constraint
+    if constraint.kind == "matched":
+        matched(config)
+        return
     corpus = open_corpus(config)
     model = starting_point(config)
-    constraint, schedule = config.constraint, config.train
-    optimization = _optimization(schedule)
-    if constraint.kind == "none":
-        track.describe(f"The baseline: {config.model.name} continued for {schedule.steps} steps.")
-    else:
-        optimization = replace(
-            optimization, free_lr=constraint.lr, warmup_fraction=constraint.warmup
-        )
-        _convert(model, config)
-    label = "training the " + ("baseline" if constraint.kind == "none" else "monotone model")
-    _fit(model, corpus, config, schedule, optimization, label)
-    if constraint.kind != "none":
-        _check_non_negative(model, config)
-    _finish(model, corpus)
+    set_activation(model, constraint.activation)
+    before = nonnegative.signs(model, constraint.scope) if constraint.kind in SIGNED else {}
+    names = _convert(model, constraint)
+    track.describe(_described(config, len(names)))
+    projected = names if constraint.kind == "projected" else []
+    checkpointing = config.compute.gradient_checkpointing
+    module = LanguageModel(model, _optimization_of(config), checkpointing, projected)
+    _fit(module, corpus, config, config.train, f"training the {_spoken(constraint)}")
+    _check(model, constraint, before)
+    finish(model, corpus)
 
 
-def open_corpus(config: PretrainConfig) -> Corpus:
-    """The prepared text that `config` trains and is judged on."""
-    record = require(CORPUS, corpus_config(config))
-    identity = record.tags["papertrail.identity"]
-    track.dataset("corpus", identity, config.data.text, context="corpus")
-    return Corpus.open(record.artifact("corpus"))
-
-
-def starting_point(config: TrainConfig) -> PreTrainedModel:
-    """The pretrained model in float32: our own if `nano`, else from the hub or a local folder."""
-    if config.model.name == NANO:
-        record = require(PRETRAIN, narrow(config, PretrainConfig))
-        return from_pretrained(str(record.artifact("model")))
-    return from_pretrained(config.model.name, config.model.revision)
-
-
-def _convert(model: PreTrainedModel, config: TrainConfig) -> None:
-    """Stage 1: W = softplus(V), and how much of the pretrained function that throws away."""
-    scope, init = config.constraint.scope, config.constraint.init
-    facts = asdict(nonnegative.conversion(model, scope, init))
-    names = nonnegative.constrain(model, scope, init)
+def _convert(model: PreTrainedModel, constraint: Constraint) -> list[str]:
+    """Stage 1: the matrices that this arm is about, and how far from the pretrained they start."""
+    scope, init, kind = constraint.scope, constraint.init, constraint.kind
+    if kind == "none":
+        return []
+    assert kind != "matched", "that arm converts nothing"
+    facts = asdict(nonnegative.conversion(model, scope, init, kind))
     track.metrics({f"conversion/{key}": value for key, value in facts.items()})
-    track.describe(
-        f"The monotone model: {len(names)} matrices ({scope}) of {config.model.name} held >= 0, "
-        f"started from {init}, recovered for {config.train.steps} steps."
-    )
+    return nonnegative.constrain(model, scope, init, kind)
 
 
-def _check_non_negative(model: PreTrainedModel, config: TrainConfig) -> None:
-    """The gate of this arm: the weights that act, not the parameters behind them."""
-    least = nonnegative.least_effective_weight(model, config.constraint.scope)
+def _check(
+    model: PreTrainedModel, constraint: Constraint, before: Mapping[str, Int8[Tensor, "_ _"]]
+) -> None:
+    """The gate of each arm, on the weights that act, not on the parameters behind them."""
+    if constraint.kind == "none":
+        return
+    least = nonnegative.least_effective_weight(model, constraint.scope)
     track.metrics({"train/least_effective_weight": least})
-    track.gate("non_negative", least >= 0, f"the least constrained weight is {least:.3g}")
+    if constraint.kind in ("softplus", "projected"):
+        track.gate("non_negative", least >= 0, f"the least constrained weight is {least:.3g}")
+    if constraint.kind in SIGNED:
+        crossed = nonnegative.fraction_crossed(model, constraint.scope, before)
+        track.metrics({"train/fraction_crossed": crossed})
+        if constraint.kind == "sign_frozen":
+            track.gate("signs_kept", crossed == 0, f"{crossed:.3g} of the weights changed sign")
+
+
+def _described(config: TrainConfig, num_matrices: int) -> str:
+    constraint, steps = config.constraint, config.train.steps
+    matrices = f"{num_matrices} matrices ({constraint.scope}) of {config.model.name}"
+    recovered = f"started from {constraint.init}, recovered for {steps} steps."
+    sentence = {
+        "none": f"The baseline: {config.model.name} continued for {steps} steps.",
+        "softplus": f"The monotone model: {matrices} held >= 0, {recovered}",
+        "sign_frozen": f"The sign-frozen model: every weight of {matrices} keeps the sign it had, "
+        f"continued for {steps} steps.",
+        "free": f"The unconstrained model: {matrices} held by nothing, {recovered}",
+        "projected": f"The projected model: {matrices} set to max(W, 0) after every step, "
+        f"{recovered}",
+    }[constraint.kind]
+    if constraint.activation == "kept":
+        return sentence
+    return f"{sentence} Activation of the feed-forward layers: {constraint.activation}."
+
+
+def _spoken(constraint: Constraint) -> str:
+    name = name_of(constraint)
+    return name if name == "baseline" else f"{name} model"
 
 
 def _fit(
-    model: PreTrainedModel,
-    corpus: Corpus,
-    config: PretrainConfig,
-    schedule: Schedule,
-    optimization: Optimization,
-    label: str,
+    module: LanguageModel, corpus: Corpus, config: PretrainConfig, schedule: Schedule, label: str
 ) -> None:
     compute = config.compute
     if schedule.batch_size % compute.accumulate:
@@ -121,7 +132,6 @@ def _fit(
             f"compute.accumulate: must divide batch_size={schedule.batch_size} "
             f"({compute.accumulate})"
         )
-    module = LanguageModel(model, optimization, compute.gradient_checkpointing)
     micro = schedule.batch_size // compute.accumulate
     validation = corpus.validation_windows("val", schedule.window, schedule.validation_windows)
     begin = time.monotonic()
@@ -145,20 +155,6 @@ def _batches(
     return lambda step: corpus.training_batch(step, size, window, seed)
 
 
-def _finish(model: PreTrainedModel, corpus: Corpus) -> None:
-    """Export plain weights with the tokenizer: what `from_pretrained` loads anywhere."""
-    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_folder)
-    folder = track.run().folder / "model"
-    nonnegative.export(model, folder, tokenizer)
-    track.artifacts(folder, "model")
-    track.metrics(
-        {
-            "model/parameters": model.num_parameters(),
-            "baseline/unigram_perplexity": corpus.card.splits["val"].unigram_perplexity,
-        }
-    )
-
-
 def _shape(config: PretrainConfig) -> Shape:
     model = config.model
     return Shape(layers=model.layers, width=model.width, heads=model.heads, context=model.context)
@@ -172,3 +168,10 @@ def _optimization(schedule: Schedule) -> Optimization:
         warmup_fraction=schedule.warmup,
         decay=schedule.decay,
     )
+
+
+def _optimization_of(config: TrainConfig) -> Optimization:
+    plain, constraint = _optimization(config.train), config.constraint
+    if constraint.kind == "none":
+        return plain
+    return replace(plain, free_lr=constraint.lr, warmup_fraction=constraint.warmup)

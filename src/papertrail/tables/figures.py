@@ -134,6 +134,33 @@ def training_curves(
     return figure
 
 
+def heatmap(
+    frame: "pandas.DataFrame", title: str = "", xlabel: str = "", ylabel: str = ""
+) -> "matplotlib.figure.Figure":
+    """A value per row and column, written into its field; a field without a value stays empty.
+
+    Columns: `row`, `column`, `value` (fractions), both axes in order of first appearance. Raises
+    BadInput for a missing column, no rows, or two rows for one field.
+    """
+    checked("heatmap", frame, ["row", "column"])
+    unique("heatmap", frame, ["row", "column"])
+    rows, columns = (list(frame[key].unique()) for key in ("row", "column"))
+    values = frame.pivot(index="row", columns="column", values="value").loc[rows, columns]
+    with house_style():
+        figure, axes = _axes(title, xlabel, ylabel)
+        image = axes.imshow(values.to_numpy(dtype=float), cmap="cividis", aspect="auto")
+        axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.grid(visible=False)
+        middle = sum(image.get_clim()) / 2
+        for y, row in enumerate(values.to_numpy(dtype=float)):
+            for x, value in enumerate(row):
+                if value == value:  # not NaN
+                    colour = "black" if value > middle else "white"
+                    axes.text(x, y, f"{value:.0%}", ha="center", va="center", color=colour)
+    return figure
+
+
 def checked(who: str, frame: "pandas.DataFrame", columns: Sequence[str]) -> None:
     """Refuse a frame that lacks a column, a row or a value."""
     absent = [column for column in columns if column not in frame]
