@@ -83,6 +83,14 @@ def fetch(asset: Asset, fallbacks: Sequence[Asset] = ()) -> Path:
     raise type(failures[0])(f"{asset.filename}: {failures[0]}{others}; {remedy}")
 
 
+def served(asset: Asset) -> None:
+    """Return if pip's index lists the file now; Missing with the reason if none does."""
+    pip = Pip.configured()
+    with requests.Session() as session:
+        session.verify = pip.cert or True
+        _locate(session, asset, pip)
+
+
 @contextmanager
 def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
     """The member `name` of a zip or tar as a stream; `name` may leave out the archive's top folder.
