@@ -30,8 +30,9 @@ from torch.utils.data import DataLoader
 
 from papertrail.core import track
 from papertrail.core.experiment import Experiment
-from papertrail.core.fit import Keeper, RunLogger
+from papertrail.core.fit import RunLogger
 from papertrail.core.identity import identify
+from papertrail.core.keeper import Keeper
 from papertrail.core.store import connect
 from papertrail.nn.language_model import (
     LanguageModel,

@@ -36,7 +36,7 @@ def factor():
     """What it is."""
     return 2
 '''
-HOTFLIP = "papertrail.monotone.hotflip:hotflip"
+ATTACK = "papertrail.monotone.attack:attack"
 
 
 @pytest.fixture
@@ -151,10 +151,10 @@ def test_an_acceptance_without_a_reason_is_refused(store: Store, part: Path):
 
 
 def test_the_code_of_a_real_experiment_is_its_own_and_none_of_the_machinery():
-    modules = set(drift.code_of(HOTFLIP))
+    modules = set(drift.code_of(ATTACK))
     assert {"papertrail.attacks.search", "papertrail.nn.scoring", "papertrail.core.fit"} <= modules
     assert not {name for name in modules if name.startswith("papertrail.core")} - {
-        "papertrail.core.fit"
+        f"papertrail.core.{name}" for name in ("fit", "keeper", "ranks")
     }
     assert "papertrail.monotone.tables" not in modules
 
@@ -166,7 +166,7 @@ def test_a_table_is_drawn_by_its_study_and_by_tables_and_by_none_of_the_machiner
 
 
 def test_every_module_named_has_its_place_in_the_tree():
-    for module in drift.code_of(HOTFLIP):
+    for module in drift.code_of(ATTACK):
         assert (ROOT / drift.place(module)).is_file(), module
 
 

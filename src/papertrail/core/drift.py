@@ -15,7 +15,7 @@ from pathlib import Path
 PROJECT = "papertrail"
 ROOT = Path(__file__).parents[3]
 MACHINERY = (f"{PROJECT}.core", f"{PROJECT}.records")
-DECIDING = (f"{PROJECT}.core.fit",)
+DECIDING = tuple(f"{PROJECT}.core.{name}" for name in ("fit", "keeper", "ranks"))
 """Modules of the machinery that a number depends on."""
 
 Code = Mapping[str, Mapping[str, str]]

@@ -5,25 +5,27 @@ needs nothing but the step to continue as if it had never stopped.
 """
 
 import logging
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from papertrail.core import progress, stopping, track
 from papertrail.core.compute import Compute
-
-KEPT = 2  # checkpoints: if a crash spoils the newest, the one before it still resumes
-REPORT_SECONDS = 0.5
+from papertrail.core.errors import BadInput
+from papertrail.core.keeper import BEST, Keeper, checkpoints, newest_good, step_of
+from papertrail.core.ranks import Place, Together, copied, together
 
 
 class RunLogger(Logger):
@@ -71,58 +73,21 @@ class Batches:
         self._next = state["next"]
 
 
-class Keeper(L.Callback):
-    """Seeds each step, reports progress, checkpoints, and stops between steps when asked to.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training, as every rank of it gets it."""
 
-    Lightning hands a step's metrics to the logger after `on_train_batch_end`, where the state is
-    whole. So a checkpoint is written there and gets its name at the next step, when the metrics up
-    to it are in the store: a resumed run repeats no point of the curve and misses none.
-    """
-
-    def __init__(self, folder: Path, seed: int, seconds: float, report: progress.Report) -> None:
-        self._folder, self._seed, self._seconds = folder, seed, seconds
-        self._report = report
-        self._saved = self._reported = time.monotonic()
-        self._part: Path | None = None
-
-    def on_train_start(self, *_: Any) -> None:
-        stopping.take_back()
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._part is not None:
-            self.finish()
-            stopping.check()
-        # A function of the step alone, so that dropout after a resume is what it would have been.
-        torch.manual_seed(self._seed * 1_000_003 + trainer.fit_loop.epoch_loop.total_batch_idx)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return  # half a step: gradients that are still adding up are in no checkpoint
-        now = time.monotonic()
-        if now - self._reported > REPORT_SECONDS:
-            done = trainer.global_step / trainer.max_steps
-            self._report(done)
-            track.progress(done)
-            self._reported = now
-        last = trainer.global_step == trainer.max_steps
-        if last or now - self._saved > self._seconds or stopping.requested():
-            self._part = write(trainer, self._folder)
-            self._saved = now
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
-    ) -> None:
-        # The last step is no end of an epoch: a longer run that goes on from it would not train.
-        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
-
-    def finish(self) -> None:
-        """Have the checkpoint count that was written last; none was if training was over before."""
-        if self._part is not None:
-            track.run().flush()
-            commit(self._part)
-            self._part = None
+    module: L.LightningModule
+    batch: Callable[[int], Tensor]
+    validation: Sequence[Tensor]
+    steps: int
+    seed: int
+    compute: Compute
+    clip: float
+    validations: int
+    folder: Path
+    start: Path | None
+    """The checkpoint to go on from."""
 
 
 def fit(
@@ -139,46 +104,131 @@ def fit(
 ) -> L.Trainer:
     """Train for `steps` optimizer steps, from the newest good checkpoint of this run if one is.
 
-    `batch(i)` is micro-batch i of the whole training; `validation` is seen `validations` times.
+    `batch(i)` is micro-batch i of the whole training, rows first; each of several devices takes an
+    equal share of its rows, and their gradients are averaged: what a batch is does not depend on
+    how many share it. `validation` is seen `validations` times. BadInput where shares cannot be
+    equal; RuntimeError with the reason of a rank that died.
     """
     folder = track.run().folder / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    num_batches = steps * compute.accumulate
-    with progress.bar(label) as report, stopping.between_steps():
-        keeper = Keeper(folder, seed, compute.checkpoint_seconds, report)
-        trainer = L.Trainer(
-            **trainer_options(compute),
-            max_steps=steps,
-            max_epochs=1,
-            logger=RunLogger(),
-            callbacks=[keeper],
-            gradient_clip_val=clip,
-            accumulate_grad_batches=compute.accumulate,
-            val_check_interval=max(1, num_batches // validations),
-            log_every_n_steps=max(1, min(10, steps // 10)),
-            num_sanity_val_steps=0,
-            default_root_dir=folder,
-        )
-        start = newest_good(folder)
-        first = _step(start) * compute.accumulate if start else 0
-        batches = Batches(batch, num_batches, first)
-        seen: DataLoader[Tensor] = DataLoader(validation, batch_size=None)  # type: ignore[arg-type]
-        trainer.fit(module, batches, seen, ckpt_path=start, weights_only=False)
-        assert trainer.global_step == steps, f"trained {trainer.global_step} of {steps} steps"
-        keeper.finish()
+    job = Job(
+        module=module, batch=batch, validation=validation, steps=steps, seed=seed, compute=compute,
+        clip=clip, validations=validations, folder=folder, start=newest_good(folder),
+    )  # fmt: skip
+    kind = _kind(compute)
+    _check_shares(len(batch(0)), compute)
+    with (
+        progress.bar(label) as report,
+        stopping.between_steps(),
+        together(partial(_work, job), compute.devices, kind) as place,
+    ):
+        # Shards stay with their ranks: what is asked for comes back through the checkpoint.
+        own = replace(job, module=copied(module)) if compute.strategy == "fsdp" else job
+        trainer = _train(own, place, report)
+    if compute.strategy == "fsdp" or compute.weights == "best":
+        _take(module, folder / BEST if compute.weights == "best" else checkpoints(folder)[0])
     _keep(folder)
     return trainer
 
 
+def _work(job: Job, place: Place) -> None:
+    """What the other ranks do."""
+    trainer_options(job.compute)  # its filters of warnings
+    _train(job, place, lambda done: None)
+
+
+def _train(job: Job, place: Place, report: progress.Report) -> L.Trainer:
+    compute, num_batches = job.compute, job.steps * job.compute.accumulate
+    keeper = Keeper(
+        job.folder, job.seed, compute.checkpoint_seconds, report, place, compute.weights == "best"
+    )
+    options = trainer_options(compute)
+    if place.world > 1:
+        options |= {"devices": place.world, "plugins": [Together(place)]}
+        options |= {"strategy": _strategy(compute, place), "use_distributed_sampler": False}
+    trainer = L.Trainer(
+        **options,
+        max_steps=job.steps,
+        max_epochs=1,
+        logger=RunLogger() if place.rank == 0 else False,
+        callbacks=[keeper],
+        gradient_clip_val=job.clip,
+        accumulate_grad_batches=compute.accumulate,
+        val_check_interval=max(1, num_batches // job.validations),
+        log_every_n_steps=max(1, min(10, job.steps // 10)),
+        num_sanity_val_steps=0,
+        default_root_dir=job.folder,
+    )
+    first = step_of(job.start) * compute.accumulate if job.start else 0
+    batches = Batches(lambda i: share(job.batch(i), place), num_batches, first)
+    seen: DataLoader[Tensor] = DataLoader(
+        _shared(job.validation, place),  # type: ignore[arg-type]
+        batch_size=None,
+    )
+    trainer.fit(job.module, batches, seen, ckpt_path=job.start, weights_only=False)
+    assert trainer.global_step == job.steps, f"trained {trainer.global_step} of {job.steps} steps"
+    keeper.finish()
+    return trainer
+
+
+def _strategy(compute: Compute, place: Place) -> Any:
+    if compute.strategy == "fsdp":
+        return ModelParallelStrategy(place.world, 1, save_distributed_checkpoint=False)
+    return DDPStrategy()
+
+
+def _kind(compute: Compute) -> Literal["cpu", "gpu"]:
+    """What `auto` takes; BadInput where several devices are asked for and are not there."""
+    gpus = 0 if compute.accelerator == "cpu" else torch.cuda.device_count()
+    if compute.strategy == "fsdp" and compute.devices == 1:
+        raise BadInput("compute.strategy: fsdp wants several devices (1); try compute.devices=2")
+    if compute.accelerator == "cpu" or (compute.accelerator == "auto" and not gpus):
+        return "cpu"
+    if compute.devices > 1 and compute.devices > gpus:
+        raise BadInput(
+            f"compute.devices: this machine has {gpus} GPUs ({compute.devices}); ask for fewer"
+        )
+    return "gpu"
+
+
+def _check_shares(rows: int, compute: Compute) -> None:
+    if rows % compute.devices:
+        raise BadInput(
+            f"compute.devices: must divide the {rows} rows of a micro-batch ({compute.devices}); "
+            f"change batch_size or compute.accumulate"
+        )
+
+
+def share(batch: Tensor, place: Place) -> Tensor:
+    """The rows of a batch that one rank sees."""
+    return batch.tensor_split(place.world)[place.rank]
+
+
+def _shared(batches: Sequence[Tensor], place: Place) -> list[Tensor]:
+    """A rank's part of the validation. Modules add up over ranks and divide by what they added, so
+    where a batch has too few rows for all, everybody sees everything."""
+    if min(map(len, batches), default=0) < place.world:
+        return list(batches)
+    return [share(batch, place) for batch in batches]
+
+
+def _take(module: L.LightningModule, checkpoint: Path) -> None:
+    """Put the weights of a checkpoint into the module that was handed in."""
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+    module.load_state_dict(kept["state_dict"])
+    if checkpoint.name == BEST:
+        track.metrics({"train/best_step": kept["step"], "train/best_loss": kept["val/loss"]})
+
+
 def trainer_options(compute: Compute) -> dict[str, Any]:
-    """What every Trainer here shares: quiet, deterministic where asked, on the chosen device."""
+    """What every Trainer here shares: quiet, on one device of the chosen kind, at its precision."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # We hand over iterables of ready batches: worker processes would only copy them.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning's
     return {
         "accelerator": compute.accelerator,
-        "devices": compute.devices,
+        "devices": 1,  # only `fit` spreads over several
         "precision": compute.precision,
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -186,47 +236,13 @@ def trainer_options(compute: Compute) -> dict[str, Any]:
     }
 
 
-def write(trainer: L.Trainer, folder: Path) -> Path:
-    """Write a checkpoint that does not count yet: a crash leaves a .part behind."""
-    part = folder / f"step-{trainer.global_step:08d}.part"
-    trainer.save_checkpoint(part)
-    return part
-
-
-def commit(part: Path) -> None:
-    """Make a whole checkpoint the newest that counts; keep the one before it."""
-    part.replace(part.with_suffix(".ckpt"))
-    for old in checkpoints(part.parent)[KEPT:]:
-        old.unlink()
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Resumable checkpoints, newest first."""
-    return sorted(folder.glob("step-*.ckpt"), reverse=True)
-
-
-def _step(checkpoint: Path) -> int:
-    """Optimizer steps done when it was written."""
-    return int(checkpoint.stem.removeprefix("step-"))
-
-
-def newest_good(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read; a spoiled one is passed over and named."""
-    for path in checkpoints(folder):
-        try:
-            torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-        except (RuntimeError, EOFError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            progress.say(f"{path.name} cannot be read ({reason}); trying the one before")
-        else:
-            return path
-    return None
-
-
 def _keep(folder: Path) -> None:
-    """The last checkpoint goes to the store; the scratch copies have done their work."""
-    newest = checkpoints(folder)[0]
-    last = newest.rename(folder / "last.ckpt")
+    """The last checkpoint, and the best, go to the store. The scratch copies stay until the run is
+    complete: killed from here on, it has nothing to train again."""
+    last = folder / "last.ckpt"
+    last.unlink(missing_ok=True)
+    last.symlink_to(checkpoints(folder)[0])
     track.artifact(last, "checkpoints")
-    for path in folder.iterdir():
-        path.unlink()
+    last.unlink()
+    if (folder / BEST).exists():
+        track.artifact(folder / BEST, "checkpoints")

@@ -7,7 +7,7 @@ compares the stored form as well.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from papertrail.core.canonical import (
@@ -19,7 +19,7 @@ from papertrail.core.canonical import (
     flat,
     leaves,
 )
-from papertrail.core.digests import one_look
+from papertrail.core.digests import one_look, seen_once
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment
 
@@ -42,23 +42,39 @@ class Identity:
         return self.digest
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A question by its spelling: 1, 1.0 and true are equal to Python, and three questions."""
+
+    spelled: str
+    experiment: Experiment = field(compare=False)
+    config: Any = field(compare=False)
+
+
 def identify(experiment: Experiment, config: Any) -> Identity:
     """The identity of `experiment` under `config`; BadInput naming the key that has none."""
     with one_look():  # what it builds on reads the same data: once, and at the same moment
-        data = dict(experiment.data(config))
-        return Identity(
-            {
-                "scheme": SCHEME,
-                "experiment": experiment.name,
-                "revision": experiment.revision,
-                "config": question(experiment, config, data),
-                "data": data,
-                "upstream": {
-                    role: identify(needed.experiment, needed.config).digest
-                    for role, needed in experiment.upstream(config).items()
-                },
-            }
-        )
+        spelled = f"{id(experiment)} {dumps(canonical(config))}"
+        return _identified(_Asked(spelled, experiment, config))
+
+
+@seen_once  # the runs of a study build on the same trainings, and those on the same pretraining
+def _identified(asked: _Asked) -> Identity:
+    experiment, config = asked.experiment, asked.config
+    data = dict(experiment.data(config))
+    return Identity(
+        {
+            "scheme": SCHEME,
+            "experiment": experiment.name,
+            "revision": experiment.revision,
+            "config": question(experiment, config, data),
+            "data": data,
+            "upstream": {
+                role: identify(needed.experiment, needed.config).digest
+                for role, needed in experiment.upstream(config).items()
+            },
+        }
+    )
 
 
 def question(experiment: Experiment, config: Any, data: Iterable[str] = ()) -> dict[str, Any]:

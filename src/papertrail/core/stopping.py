@@ -133,6 +133,12 @@ def take_back() -> None:
             signal.signal(number, _stop)
 
 
+def ignore() -> None:
+    """Leave it to another process to decide when this one stops."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def requested() -> bool:
     """Whether a signal waits."""
     return _State.requested is not None
