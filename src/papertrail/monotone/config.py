@@ -257,7 +257,7 @@ TRANSFER = _experiment("transfer", TransferConfig, _before_transfer, verb="attac
 GCG = _experiment("gcg", GcgConfig, _before_evaluation, verb="stronger:gcg")
 PGD = _experiment("pgd", PgdConfig, _before_evaluation, verb="stronger:pgd")
 TRIGGER = _experiment("trigger", TriggerConfig, _before_evaluation, verb="uat:trigger")
-UAT = _experiment("uat", UatConfig, _before_uat)
+UAT = _experiment("uat", UatConfig, _before_uat, show="papertrail.monotone.triggers:show")
 # Revision 2: the attacks became runs of their own, which this one puts side by side.
 HOTFLIP = _experiment(
     "hotflip", HotFlipConfig, _before_hotflip, revision=2, show="papertrail.monotone.tables:show"

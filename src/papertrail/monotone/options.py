@@ -196,13 +196,13 @@ class Trigger:
 
     length: PositiveInt = 5
     """Tokens of the trigger."""
-    top_k: PositiveInt = 24
+    top_k: PositiveInt = 20
     """Candidates per position that are evaluated exactly."""
     beam: PositiveInt = 1
     """Triggers kept from position to position; 1 is greedy."""
     restarts: PositiveInt = 2
     """Searches from different random triggers; the best one on the optimisation texts counts."""
-    sweeps: PositiveInt = 5
+    sweeps: PositiveInt = 4
     """Passes over all positions at most; a search stops after one without gain."""
     optimised_on: Texts = 16
     """Texts of the validation split that the trigger is optimised on."""
