@@ -43,6 +43,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def one_command_each() -> Iterator[None]:
+    """What a test launches in this process is a command of its own: the next test is another."""
+    yield
+    os.environ.pop("PAPERTRAIL_ORDER", None)
+
+
 @pytest.fixture
 def store_uri(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a fresh store, named by the environment as for any process of a user."""
@@ -59,6 +66,19 @@ def store(store_uri: str) -> "Store":
     from papertrail.core.store import connect
 
     return connect()
+
+
+@pytest.fixture(scope="module")
+def module_store(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Store]":
+    """A store that the tests of one file share: what one of them computes, the next one reads."""
+    from papertrail.core.store import connect
+
+    folder = tmp_path_factory.mktemp("shared")
+    shutil.copy(migrated, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        yield connect()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from papertrail.core import cli, query
 from papertrail.core.identity import identify
 from papertrail.core.record import Record
 from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.monotone.arms import arm
 from papertrail.monotone.config import PRETRAIN, TRAIN
 from papertrail.monotone.schemas import PretrainConfig, TrainConfig
@@ -33,15 +32,8 @@ NAMES = ("sign_frozen", "abs_init_free", "projected", "gelu_clipped", "baseline_
 
 
 @pytest.fixture(scope="module")
-def store(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    import shutil
-
-    folder = tmp_path_factory.mktemp("arms")
-    shutil.copy(migrated, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield connect()
+def store(module_store: Store) -> Store:
+    return module_store
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,11 @@ def test_a_real_cell_reproduces_to_the_last_digit_in_a_process_of_its_own(
     assert "audited 1/1, max difference 0 %; 4 runs computed again" in done.stdout
     (audit,) = query.usable("audit")
     (cell,) = result(audit).cells
-    assert cell.run_id == standing.run_id and cell.labels == {"arm": "baseline", "seed": 42}
+    assert cell.run_id == standing.run_id and cell.labels == {
+        "arm": "baseline",
+        "side": "baseline",
+        "seed": 42,
+    }
     assert "test/perplexity" in cell.metrics and not any("seconds" in key for key in cell.metrics)
 
 

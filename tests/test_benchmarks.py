@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from papertrail.core.experiment import narrow
 from papertrail.core.identity import identify
 from papertrail.core.record import Record
 from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.data import benchmarks as sets
 from papertrail.data.benchmarks import TASKS
 from papertrail.monotone import benchmarks
@@ -569,14 +568,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def study(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A store for this file: its runs share one small trained model."""
-    folder = tmp_path_factory.mktemp("benchmarks")
-    shutil.copy(migrated, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield connect()
+def study(module_store: Store) -> Store:
+    return module_store
 
 
 def of_own_files(folder: Path, smoke: list[str], *argv: str) -> BenchmarksConfig:

@@ -151,7 +151,7 @@ def test_help_lists_every_option_with_its_meaning_and_default():
 def test_an_unknown_table_is_answered_with_the_list_of_tables():
     done, _ = run("--name=perplexity", entry="tables")
     assert done.returncode == 2
-    assert "there are attack_success, perplexity_gap" in done.stderr
+    assert "there are all_attacks, attack_success" in done.stderr
 
 
 ADVERSARIAL = (

@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from papertrail.core.errors import Missing
 from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.monotone import robustness
 from papertrail.monotone.arms import arms
 from papertrail.monotone.config import HOTFLIP, PERPLEXITY, TRAIN
@@ -36,15 +34,8 @@ ARMS = ("baseline", "monotone")
 
 
 @pytest.fixture(scope="module")
-def store(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    import shutil
-
-    folder = tmp_path_factory.mktemp("hotflip")
-    shutil.copy(migrated, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield connect()
+def store(module_store: Store) -> Store:
+    return module_store
 
 
 @pytest.fixture(scope="module")

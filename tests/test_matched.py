@@ -1,10 +1,8 @@
 """The matched-perplexity arm: the noise, the search for its scale, and the arm at smoke scale."""
 
 import math
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ from papertrail.core.errors import BadInput, Interrupted
 from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.data.windows import Corpus
 from papertrail.monotone import matched
 from papertrail.monotone.config import TRAIN, matched_arms
@@ -141,16 +139,6 @@ def test_a_loss_that_no_noise_reaches_is_refused_with_what_was_missing():
 
 
 # -- the arm ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def module_store(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("matched")
-    shutil.copy(migrated, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield connect()
 
 
 @pytest.fixture(scope="module")

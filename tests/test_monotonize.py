@@ -2,8 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,7 +18,7 @@ from papertrail.core.errors import BadInput
 from papertrail.core.fit import trainer_options
 from papertrail.core.record import Record
 from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.monotone.config import MONOTONIZE
 from papertrail.nn import nonnegative
 from papertrail.nn.activations import set_activation
@@ -161,18 +159,6 @@ def test_an_activation_alone_is_a_conversion_too():
 
 
 # -- the verb --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def module_store(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    import shutil
-
-    folder = tmp_path_factory.mktemp("monotonize")
-    shutil.copy(migrated, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield connect()
 
 
 def asked(smoke: list[str], *more: str) -> Record:

@@ -1,9 +1,5 @@
 """The two attacks without a budget of flips, as runs of one arm at smoke scale on real text."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +9,7 @@ from papertrail.attacks.objectives import fixed_targets
 from papertrail.core import cli
 from papertrail.core.record import Record
 from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.monotone import stronger
 from papertrail.monotone.attack import MADE
 from papertrail.monotone.config import ATTACK, GCG, PGD
@@ -23,13 +19,8 @@ SUMMARY |= {"rise": "rise"}
 
 
 @pytest.fixture(scope="module")
-def store(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("stronger")
-    shutil.copy(migrated, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield connect()
+def store(module_store: Store) -> Store:
+    return module_store
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,10 @@ One module-wide store: everything after the first test reads what it computed.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from papertrail.core.errors import BadInput
 from papertrail.core.identity import identify
 from papertrail.core.record import Record
 from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.store import Store
 from papertrail.data.config import CORPUS
 from papertrail.data.windows import Corpus
 from papertrail.monotone import triggers
@@ -44,13 +42,8 @@ SEARCHED = {"trigger", "query", "random", "neutral"}
 
 
 @pytest.fixture(scope="module")
-def store(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("uat")
-    shutil.copy(migrated, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        yield connect()
+def store(module_store: Store) -> Store:
+    return module_store
 
 
 @pytest.fixture(scope="module")

@@ -197,7 +197,8 @@ def _trigger(config: Any, size: Size) -> float:
     window = trigger.length + trigger.tokens
     one = _forward(size, trigger.optimised_on * window, window)
     searched = trigger.restarts * trigger.sweeps * trigger.length
-    moves = 0 if trigger.text else searched * (2 + trigger.beam * trigger.top_k)
+    # The gradient-free control evaluates as many candidates again.
+    moves = 0 if trigger.text else searched * (2 + 2 * trigger.beam * trigger.top_k)
     controls = trigger.random_triggers + 3
     return float(moves * one + controls * _forward(size, trigger.evaluated_on * window, window))
 
