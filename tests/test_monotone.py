@@ -121,6 +121,13 @@ def test_the_numbers_of_an_arm_are_those_of_its_own_runs(record: Record, config:
             assert results[title]["per_seed"][str(seed)]["success_rate_perplexity"] == mine
 
 
+def test_another_attack_that_fails_its_controls_does_not_void_what_hotflip_says(record: Record):
+    told = record.json("final_results")["experiment_info"]["failed_gates"]
+    compared = {name for name in told if name.split()[0] in study.COMPARED}
+    assert bool(record.failed_gates) == bool(compared)
+    assert all(told[name] in record.failed_gates for name in compared)
+
+
 def test_baseline_runs_are_shared_by_all_arms(record: Record, config: StudyConfig):
     assert len(query.usable("train")) == len(SEEDS) * len(NAMES)
     attacked = query.usable("attack", where={"constraint.kind": "none", "method": "hotflip"})

@@ -38,6 +38,11 @@ def key(one: Found) -> str:
     return f"{one.experiment} {one.arm} seed {one.seed}"
 
 
+def failed(found: Sequence[Found]) -> dict[str, str]:
+    """The runs that failed a control of their own, and which."""
+    return {key(one): one.record.failed_gates for one in found if one.record.failed_gates}
+
+
 def title(arm: str) -> str:
     """What the original scripts call an arm, or its own name."""
     return JSON_NAMES.get(arm, arm)
@@ -128,6 +133,7 @@ def final(
             "arms": list(config.arms),
             "seeds": list(config.seeds),
             "runs": {key(one): one.record.run_id for one in found},
+            "failed_gates": failed(found),
         },
         "training_summary": training(found),
         "evaluation_summary": evaluated["pile_test"],
