@@ -168,7 +168,7 @@ def test_perplexity_is_token_weighted_over_documents(record: Record, config: Hot
 
 def test_the_export_computes_what_the_checkpoint_computes(record: Record, config: HotFlipConfig):
     """The model that others load against the training state it was made from, to 0.0."""
-    from papertrail.monotone.train import starting_point
+    from papertrail.monotone.models import starting_point
     from papertrail.nn.nonnegative import constrain
 
     one = arms(config, TrainConfig)["monotone"]

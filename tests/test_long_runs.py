@@ -21,8 +21,8 @@ from papertrail.core.keeper import checkpoints, step_of
 from papertrail.core.require import require
 from papertrail.core.store import Store
 from papertrail.monotone.config import PRETRAIN, TRAIN
+from papertrail.monotone.models import starting_point
 from papertrail.monotone.schemas import PretrainConfig, TrainConfig
-from papertrail.monotone.train import starting_point
 from papertrail.nn import loading, nonnegative
 from papertrail.nn.scoring import token_nll
 

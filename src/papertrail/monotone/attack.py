@@ -25,10 +25,10 @@ from papertrail.core.require import require
 from papertrail.data.windows import Corpus
 from papertrail.monotone import robustness
 from papertrail.monotone.config import ATTACK
+from papertrail.monotone.models import open_corpus
 from papertrail.monotone.options import Attack
 from papertrail.monotone.perplexity import trained
 from papertrail.monotone.schemas import AttackConfig, TransferConfig
-from papertrail.monotone.train import open_corpus
 
 MADE = "samples/adversarial.npz"
 """Ids of the texts at every budget, (N, n, T), as the array `ids`."""
@@ -130,15 +130,21 @@ class _Progress(L.Callback):
 
 
 def log(records: pd.DataFrame, options: Attack) -> None:
-    """The rows, and rates and rises of every budget as metrics of the open run."""
+    """`log_budgets`, what the attack spent, and its budget of flips."""
+    rows = log_budgets(records, options)
+    track.metrics(robustness.cost(robustness.at_full_budget(rows), "attack"))
+    track.metrics({"attack/flips": options.flips})
+
+
+def log_budgets(records: pd.DataFrame, options: Attack) -> pd.DataFrame:
+    """The judged rows, after they and the rates and rises of every budget went to the open run."""
     rows = robustness.judged(records, options)
     track.parquet("attacks", rows)
-    for flips, some in rows.groupby("flips", sort=True):
+    for budget, some in rows.groupby("flips", sort=True):
         summary = robustness.summary(robustness.per_text(some), "attack")
-        track.metrics(summary, step=int(str(flips)))
-    full = rows[rows["flips"] == rows["flips"].max()]
-    track.metrics(robustness.cost(full, "attack"))
-    track.metrics({"attack/texts": full["text"].nunique(), "attack/flips": options.flips})
+        track.metrics(summary, step=int(str(budget)))
+    track.metrics({"attack/texts": rows["text"].nunique()})
+    return rows
 
 
 def rules(

@@ -51,7 +51,7 @@ def _against(seeds: Sequence[pd.DataFrame]) -> dict[str, float]:
 
 def _both(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Baseline and arm at full budget, one row per text, the same texts in the same order."""
-    full = rows[(rows["attack"] == "hotflip") & (rows["flips"] == rows["flips"].max())]
+    full = robustness.at_full_budget(rows).loc[lambda rows: rows["attack"] == "hotflip"]
     base, other = (
         robustness.per_text(full[full["arm"] == arm]) for arm in robustness.arms_of(rows)
     )

@@ -10,8 +10,8 @@ from papertrail.core.experiment import narrow
 from papertrail.core.fit import trainer_options
 from papertrail.core.require import require
 from papertrail.monotone.config import TRAIN
+from papertrail.monotone.models import open_corpus
 from papertrail.monotone.schemas import PerplexityConfig, TrainConfig
-from papertrail.monotone.train import open_corpus
 from papertrail.nn import loading
 from papertrail.nn.perplexity import corpus_level, evaluate
 

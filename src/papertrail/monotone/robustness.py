@@ -47,6 +47,12 @@ def per_text(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby("text", sort=True)[columns].mean(numeric_only=False).astype(float)
 
 
+def at_full_budget(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the largest budget: one per text, draw, attack and arm."""
+    full: pd.DataFrame = rows[rows["flips"] == rows["flips"].max()]
+    return full
+
+
 def budget_curves(rows: pd.DataFrame) -> Iterator[tuple[int, dict[str, float]]]:
     """(flips, metrics) for every budget: rates and rises of every attack on every arm."""
     for flips, at_budget in rows.groupby("flips", sort=True):
@@ -89,7 +95,7 @@ def _with_interval(name: str, interval: tuple[float, float, float]) -> dict[str,
 def paired_tests(rows: pd.DataFrame) -> dict[str, float]:
     """HotFlip at full budget, the arm minus the baseline on the same texts; p-values Holm-adjusted
     over the three definitions of success."""
-    full = rows[(rows["attack"] == "hotflip") & (rows["flips"] == rows["flips"].max())]
+    full = at_full_budget(rows).loc[lambda rows: rows["attack"] == "hotflip"]
     arms = arms_of(rows)
     baseline, monotone = (per_text(full[full["arm"] == arm]) for arm in arms)
     tests = [
@@ -111,7 +117,7 @@ def paired_tests(rows: pd.DataFrame) -> dict[str, float]:
 
 def controls(rows: pd.DataFrame, protocol: str) -> Iterator[tuple[str, Gate]]:
     """(arm, gate): what a working attack on that arm passes and a broken one does not."""
-    full = rows[rows["flips"] == rows["flips"].max()]
+    full = at_full_budget(rows)
     for arm in arms_of(rows):
         mine = full[full["arm"] == arm]
         rise = {name: per_text(some)["rise"].to_numpy() for name, some in mine.groupby("attack")}
@@ -135,7 +141,7 @@ def _rates(rows: pd.DataFrame, arm: str) -> list[float]:
 
 def costs(rows: pd.DataFrame) -> dict[str, float]:
     """`cost` of every attack on every arm, at full budget."""
-    full = rows[rows["flips"] == rows["flips"].max()]
+    full = at_full_budget(rows)
     metrics: dict[str, float] = {}
     for (arm, attack), some in full.groupby(["arm", "attack"]):
         metrics |= cost(some, f"attack/{arm}/{attack}")
@@ -158,7 +164,7 @@ def cost(full: pd.DataFrame, prefix: str) -> dict[str, float]:
 
 def results(rows: pd.DataFrame, options: Attack) -> Mapping[str, Any]:
     """hotflip_results.json, with the keys that the original study's scripts read."""
-    full = rows[(rows["attack"] == "hotflip") & (rows["flips"] == rows["flips"].max())]
+    full = at_full_budget(rows).loc[lambda rows: rows["attack"] == "hotflip"]
     models = {}
     for arm, some in full.groupby("arm"):
         relative = (some["attacked_nll"] - some["clean_nll"]) / some["clean_nll"]

@@ -18,7 +18,7 @@ from papertrail.attacks.module import AttackModule, AttackSettings, reported_ste
 from papertrail.attacks.tokens import banned_ids
 from papertrail.core import track
 from papertrail.monotone import robustness
-from papertrail.monotone.attack import MADE, attack_texts, rules, tested
+from papertrail.monotone.attack import MADE, attack_texts, log_budgets, rules, tested
 from papertrail.monotone.models import open_corpus
 from papertrail.monotone.perplexity import trained
 from papertrail.monotone.schemas import GcgConfig, PgdConfig
@@ -45,7 +45,7 @@ def gcg(config: GcgConfig) -> None:
     with track.file(MADE) as path:
         np.savez_compressed(path, ids=made.numpy(), steps=reported_steps(search.steps))
     rows = _logged(module.records(), config)
-    survive = _full(rows)["round_trip"].astype(float).mean()
+    survive = robustness.at_full_budget(rows)["round_trip"].astype(float).mean()
     track.metrics({"attack/survive_as_text": float(survive)})
     # Every position of a text may be moved: its length is the budget.
     _gates(rows, *rules(texts, made, replace(options, flips=options.tokens)))
@@ -86,22 +86,11 @@ def _attacked(
 
 
 def _logged(records: pd.DataFrame, config: GcgConfig | PgdConfig) -> pd.DataFrame:
-    """The judged rows, after they and what follows from them went to the open run."""
-    rows = robustness.judged(records, config.attack)
-    track.parquet("attacks", rows)
-    for budget, some in rows.groupby("flips", sort=True):
-        summary = robustness.summary(robustness.per_text(some), "attack")
-        track.metrics(summary, step=int(str(budget)))
-    full = _full(rows)
+    """`log_budgets`, and what the attack spent at the largest budget."""
+    rows = log_budgets(records, config.attack)
+    full = robustness.at_full_budget(rows)
     track.metrics({f"attack/{name}": float(full[column].sum()) for name, column in COSTS.items()})
-    track.metrics({"attack/texts": len(full)})
     return rows
-
-
-def _full(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every text at the largest budget."""
-    full: pd.DataFrame = rows[rows["flips"] == rows["flips"].max()]
-    return full
 
 
 def _gates(rows: pd.DataFrame, *more: Gate) -> None:

@@ -20,6 +20,8 @@ from papertrail.tables import figures, grid, render
 from papertrail.tables.catalog import Table
 
 Asked = list[tuple[dict[str, Any], Question]]
+Attacked = dict[str, list[pd.DataFrame]]
+"""Arm -> rows of its pair under every seed."""
 STAGES = (
     ("1_apply_monotonicity", ("monotonize",)),
     ("2_train_baseline", ("train baseline",)),
@@ -43,11 +45,12 @@ def study(config: StudyConfig) -> None:
     failed = results.failed([one for one in found if one.experiment in COMPARED])
     if failed:
         track.gate("built_on", False, "; ".join(f"{run}: {why}" for run, why in failed.items()))
-    versus = _versus(found)
+    attacked = _attacked(found)
+    versus = _versus(found, attacked)
     for arm, numbers in versus.items():
         track.metrics({f"versus/{arm}/{key}": value for key, value in numbers.items()})
     _files(found, config, versus)
-    _figures(found, _transfers(config))
+    _figures(found, attacked, _transfers(config))
     _flag("7_aggregate")
     track.describe(
         f"The monotone study: arms {', '.join(config.arms)} under seeds "
@@ -107,9 +110,9 @@ def _flag(stage: str) -> None:
     track.tags({f"stage_{stage}_complete": "true"})
 
 
-def _versus(found: Sequence[Found]) -> dict[str, dict[str, float]]:
+def _versus(found: Sequence[Found], attacked: Attacked) -> dict[str, dict[str, float]]:
     """Each arm against the baseline, over seeds: attack and price."""
-    versus = findings.versus_baseline(_attacked(found))
+    versus = findings.versus_baseline(attacked)
     for arm, numbers in versus.items():
         base, mine = (of(found, "perplexity", name) for name in ("baseline", arm))
         pairs = [
@@ -119,9 +122,8 @@ def _versus(found: Sequence[Found]) -> dict[str, dict[str, float]]:
     return versus
 
 
-def _attacked(found: Sequence[Found]) -> dict[str, list[pd.DataFrame]]:
-    """Arm -> rows of its pair under every seed."""
-    rows: dict[str, list[pd.DataFrame]] = {}
+def _attacked(found: Sequence[Found]) -> Attacked:
+    rows: Attacked = {}
     for one in of(found, "hotflip"):
         read = pd.read_parquet(one.record.artifact("samples/attacks.parquet"))
         rows.setdefault(one.arm, []).append(read)
@@ -190,12 +192,12 @@ def _transfers(config: StudyConfig) -> pd.DataFrame:
     return frame.groupby(["row", "column"], sort=False, as_index=False).mean()
 
 
-def _figures(found: Sequence[Found], transfers: pd.DataFrame) -> None:
+def _figures(found: Sequence[Found], attacked: Attacked, transfers: pd.DataFrame) -> None:
     """Budget curves and transfers over seeds, and how training recovered."""
     with track.file("figures/transfer_matrix.png") as path:
         figures.save(figures.heatmap(transfers, "Success", "Read by", "Made on"), path)
     with track.file("figures/budget_curves.png") as path:
-        figures.save(figures.budget_curves(findings.budget_curves(_attacked(found))), path)
+        figures.save(figures.budget_curves(findings.budget_curves(attacked)), path)
     with track.file("figures/training_curves.png") as path:
         trained = {results.key(one): one.record.run_id for one in of(found, "train")}
         figures.save(figures.training_curves(validation_curves(trained)), path)

@@ -18,9 +18,7 @@ from papertrail.core.fit import fit
 from papertrail.data.windows import Corpus
 from papertrail.monotone.arms import name_of
 from papertrail.monotone.matched import matched
-from papertrail.monotone.models import finish
-from papertrail.monotone.models import open_corpus as open_corpus
-from papertrail.monotone.models import starting_point as starting_point
+from papertrail.monotone.models import finish, open_corpus, starting_point
 from papertrail.monotone.options import NANO, Constraint, Schedule
 from papertrail.monotone.schemas import PretrainConfig, TrainConfig
 from papertrail.nn import nonnegative
