@@ -10,12 +10,13 @@ import types
 import unicodedata
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from papertrail.core.digests import seen_once
 from papertrail.core.errors import BadInput
 
 SCALARS = (bool, int, float, str, Path, type(None))
@@ -24,10 +25,35 @@ ORDERED, UNORDERED = (list, tuple, Sequence), (set, frozenset, AbstractSet)
 
 def canonical(config: Any, prefix: str = "") -> dict[str, Any]:
     """A config dataclass as plain JSON values; BadInput naming the option that has none."""
-    hints = annotations(type(config))
+    return _copied(_spelled(_Same(config), prefix))
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """Equal to itself alone: to Python, a section with 1 in it equals one with true."""
+
+    section: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.section is other.section
+
+    def __hash__(self) -> int:
+        return id(self.section)
+
+
+@seen_once  # thousands of questions of one study share their sections
+def _spelled(same: _Same, prefix: str) -> dict[str, Any]:
+    hints = annotations(type(same.section))
     return {
-        f.name: canonical_value(getattr(config, f.name), hints[f.name], prefix + f.name)
-        for f in fields(config)
+        f.name: canonical_value(getattr(same.section, f.name), hints[f.name], prefix + f.name)
+        for f in fields(same.section)
+    }
+
+
+def _copied(tree: dict[str, Any]) -> dict[str, Any]:
+    """Callers leave options out of what they get; lists they leave alone."""
+    return {
+        name: _copied(value) if isinstance(value, dict) else value for name, value in tree.items()
     }
 
 
@@ -96,9 +122,8 @@ def arms(hint: Any) -> list[Any]:
 
 def _arm(hint: Any, value: Any, path: str) -> Any:
     """The type, of those that `hint` allows, that `value` is meant as; BadInput if of none."""
-    allowed = arms(hint)
+    allowed, roots = _allowed(hint)
     _told_apart([arm for arm in allowed if is_dataclass(arm)], path)
-    roots = [get_origin(arm) or arm for arm in allowed]
     for kind in _kinds(value):
         if kind in roots:
             return allowed[roots.index(kind)]
@@ -108,6 +133,13 @@ def _arm(hint: Any, value: Any, path: str) -> Any:
             return arm
     wanted = " or ".join(arm.__name__ for arm in dict.fromkeys(allowed))
     raise BadInput(f"{path}: expected {wanted}, got {type(value).__name__} ({value!r})")
+
+
+@cache
+def _allowed(hint: Any) -> tuple[list[Any], list[Any]]:
+    """The types of an annotation, each once, and the classes behind them."""
+    found = list(dict.fromkeys(arms(hint)))
+    return found, [get_origin(arm) or arm for arm in found]
 
 
 def _kinds(value: Any) -> tuple[Any, ...]:
@@ -136,6 +168,8 @@ def _kinds(value: Any) -> tuple[Any, ...]:
 
 def _told_apart(sections: list[Any], path: str) -> None:
     """The name of a class is no part of a config, so its options must say which one it is."""
+    if len(sections) < 2:
+        return
     names = {tuple(sorted(f.name for f in fields(section))) for section in sections}
     assert len(names) == len(sections), f"{path}: two of its sections have the same options"
 

@@ -34,6 +34,10 @@ def _no_horizon(config: Any) -> str:
     return ""
 
 
+def _none_unused(config: Any) -> tuple[str, ...]:
+    return ()
+
+
 def _seed_label(config: Any) -> str:
     return f"seed {config.seed}" if hasattr(config, "seed") else ""
 
@@ -70,6 +74,8 @@ class Experiment(Command):
     """Dotted paths of options that say where or how fast, not what; left out of the identity."""
     neutral: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Option added later -> the value at which it changes nothing; left out at that value."""
+    unused: Callable[[Any], tuple[str, ...]] = _none_unused
+    """Dotted paths of options or sections that decide nothing under this very config."""
     upstream: Callable[[Any], Mapping[str, Question]] = _no_upstream
     """The runs that `config` builds on, by role."""
     data: Callable[[Any], Mapping[str, str]] = _no_data

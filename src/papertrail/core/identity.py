@@ -80,11 +80,12 @@ def _identified(asked: _Asked) -> Identity:
 def question(experiment: Experiment, config: Any, data: Iterable[str] = ()) -> dict[str, Any]:
     """The canonical config without what does not decide the answer.
 
-    Left out: infrastructure (where, how fast), the options in `data` (the content is hashed instead
-    of the path) and options added later that stand at the neutral value declared with them.
+    Left out: infrastructure (where, how fast), what this config does not use, the options in `data`
+    (the content is hashed instead of the path) and options added later that stand at the neutral
+    value declared with them.
     """
     tree = canonical(config)
-    for path in (*experiment.infrastructure, *data):
+    for path in (*experiment.infrastructure, *experiment.unused(config), *data):
         _annotation(experiment, path)
         _drop(tree, path)
     for path, value in experiment.neutral.items():
