@@ -15,8 +15,8 @@ LEVELS = (
 """Lowest first: a package may import its own level's members only if it is the same package."""
 FILES = sorted([*ROOT.glob("src/papertrail/*/*.py"), *ROOT.glob("entrypoints/*.py")])
 LIGHT = (
-    "data.config", "monotone.config", "monotone.setup", "world.config", "core.cli", "records.commands",
-    "tables.catalog", "tables.main", "tables.auditing",
+    "data.config", "monotone.config", "monotone.setup", "world.config", "world.tables", "core.cli",
+    "records.commands", "tables.catalog", "tables.main", "tables.auditing",
 )  # fmt: skip
 MLFLOW_ALLOWED = {"core"}
 

@@ -1,4 +1,4 @@
-"""docs/failure_stories.md: every story has a test that exists, or the issue that it waits for."""
+"""Every story and pitfall that docs/ tells has a test that exists, or the issue it waits for."""
 
 import ast
 import re
@@ -9,19 +9,21 @@ import pytest
 from conftest import ROOT
 
 TEXT = (ROOT / "docs" / "failure_stories.md").read_text(encoding="utf-8")
+WORLD = (ROOT / "docs" / "world.md").read_text(encoding="utf-8")
 SECTIONS = ("Identity", "Storage", "Process", "Code and data", "Tables")
 TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 WAITS = ("issue 11",)
 
 
-def rows(section: str) -> list[list[str]]:
-    """The cells of each story of a section."""
-    [body] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+def rows(section: str, text: str = TEXT) -> list[list[str]]:
+    """The cells of each row of a section's table."""
+    [body] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     lines = [line for line in body.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-STORIES = [row for section in SECTIONS for row in rows(section)]
+PITFALLS = rows("What the published code did, and what is done here", WORLD)
+STORIES = [*(row for section in SECTIONS for row in rows(section)), *PITFALLS]
 
 
 def names_in(path: Path) -> Iterator[str]:
@@ -34,6 +36,7 @@ def names_in(path: Path) -> Iterator[str]:
 def test_the_stories_are_all_there():
     assert re.findall(r"^## (.*)$", TEXT, re.MULTILINE) == list(SECTIONS)
     assert [len(rows(section)) for section in SECTIONS] == [17, 14, 21, 8, 5]
+    assert len(PITFALLS) == 17
 
 
 @pytest.mark.parametrize("row", STORIES, ids=lambda row: row[0])

@@ -1,6 +1,7 @@
-"""The world model: its loss over unequal rows, which tokens are learnt, and who shares a question."""
+"""The world model: its loss over unequal rows, which tokens are learnt; and the study's grid."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
@@ -103,7 +104,7 @@ def test_the_rate_rises_for_as_many_steps_as_asked_and_falls_to_zero():
     schedule = Schedule(warmup=50)
     rates = [rate_at(step, 1000, schedule) for step in range(1001)]
     assert rates.index(max(rates)) == 50 and rates[50] == 1 and rates[1000] == 0
-    assert all(a < b for a, b in zip(rates[:50], rates[1:51], strict=True))
+    assert all(a < b for a, b in pairwise(rates[:51]))
 
 
 # -- the grid --------------------------------------------------------------------------------------

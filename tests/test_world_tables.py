@@ -12,7 +12,7 @@ from papertrail.tables.sheet import Sheet
 from papertrail.world import sheets, sheets_models, sheets_study
 from papertrail.world.config import model_name
 from papertrail.world.generalisation import deviations, distance_cost, matrix
-from papertrail.world.options import TASKS
+from papertrail.world.options import GUESS, TASKS
 from papertrail.world.schemas import StudyConfig
 from papertrail.world.tables import TABLES
 
@@ -241,13 +241,11 @@ def test_one_seed_has_no_row_of_means_and_few_pairs_no_interval():
 
 def test_raw_scores_stand_beside_what_guessing_scores():
     kinds = ("real", "atlantis")
-    chance = {sheets_models.guess_metric(task, kind): 0.25 for task in TASKS for kind in kinds}
+    chance = {GUESS.format(task=task, kind=kind): 0.25 for task in TASKS for kind in kinds}
     data = row("data", 1, "train", np.nan, experiment="world_data", **chance)
     sheet = sheets_models.scores(pd.concat([evaluations(1), pd.DataFrame([data])]))
     assert numbers(sheet, ("real", "atlantis"))[[0, 4]].tolist() == [[4.0, 400.0], [0.97, 0.6]]
     assert set(numbers(sheet, ("real_guess", "atlantis_guess")).flat) == {0.25}
-    assert sheets_models.guess_metric("inside", "real") == "answers/inside/real/hull_rule"
-    assert sheets_models.guess_metric("angle", "real").endswith("best_constant/error")
 
 
 def probes(**changed: Any) -> pd.DataFrame:

@@ -155,7 +155,7 @@ def _train(job: Job, place: Place, report: progress.Report) -> L.Trainer:
         gradient_clip_val=job.clip,
         accumulate_grad_batches=compute.accumulate,
         val_check_interval=max(1, num_batches // job.validations),
-        log_every_n_steps=max(1, min(10, job.steps // 10)),
+        log_every_n_steps=logged_every(job.steps),
         num_sanity_val_steps=0,
         default_root_dir=job.folder,
     )
@@ -169,6 +169,11 @@ def _train(job: Job, place: Place, report: progress.Report) -> L.Trainer:
     assert trainer.global_step == job.steps, f"trained {trainer.global_step} of {job.steps} steps"
     keeper.finish()
     return trainer
+
+
+def logged_every(steps: int) -> int:
+    """Optimizer steps from one logged training loss to the next."""
+    return max(1, min(10, steps // 10))
 
 
 def _strategy(compute: Compute, place: Place) -> Any:

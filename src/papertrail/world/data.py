@@ -22,7 +22,7 @@ from papertrail.core.experiment import narrow
 from papertrail.core.require import require
 from papertrail.world.cities import EXTRACT_SHA256, Cities, cities, stream
 from papertrail.world.config import WORLD_DATA
-from papertrail.world.options import ERROR, TASKS, Task, World
+from papertrail.world.options import ERROR, GUESS, TASKS, Task, World
 from papertrail.world.schemas import DataConfig
 from papertrail.world.spelling import spelling
 from papertrail.world.tasks import (
@@ -164,6 +164,12 @@ def statistics(examples: Examples) -> dict[str, float]:
     return numbers
 
 
+def guess(facts: Mapping[str, float]) -> float:
+    """The best that the numbers of `statistics` allow: an error, or a share of right answers."""
+    best = ("hull_rule", "majority", "best_constant_error")
+    return next(facts[name] for name in best if name in facts)
+
+
 def hull_rule(chosen: Int32[np.ndarray, "N 6"], found: np.ndarray) -> float:
     """Share of `inside` that the number of cities alone gets right.
 
@@ -192,6 +198,8 @@ def _report(world: World, written: Sequence[Written]) -> None:
     answers = {name: facts for one in written for name, facts in one.answers.items()}
     for name, facts in answers.items():
         track.metrics({f"answers/{name}/{key}": value for key, value in facts.items()})
+        task, kind = name.split("/")
+        track.metrics({GUESS.format(task=task, kind=kind): guess(facts)})
     sizes = {
         "train/real": world.train_rows, "train/atlantis": world.atlantis_rows,
         "val": world.validation_rows, "test": world.test_rows,

@@ -7,6 +7,7 @@ from transformers import Qwen2ForCausalLM
 from papertrail.core import track
 from papertrail.core.record import Record
 from papertrail.core.require import require
+from papertrail.nn.language_model import from_pretrained
 from papertrail.world.config import trained
 from papertrail.world.schemas import FinetuneConfig
 
@@ -14,13 +15,13 @@ from papertrail.world.schemas import FinetuneConfig
 def trained_model(config: FinetuneConfig) -> Qwen2ForCausalLM:
     """The model that `config` speaks of, from its training run, to be read and not trained."""
     question = trained(config)
-    return _loaded_last(require(question.experiment, question.config))
+    record = require(question.experiment, question.config)
+    return _loaded_last(record.run_id, str(record.artifact("model")))
 
 
 def loaded(record: Record) -> Qwen2ForCausalLM:
     """A model of its own from a training run, in float32 and in eval mode."""
-    model: Qwen2ForCausalLM = Qwen2ForCausalLM.from_pretrained(record.artifact("model"))
-    return model
+    return _from(str(record.artifact("model")))
 
 
 def finish(model: Qwen2ForCausalLM) -> None:
@@ -32,5 +33,11 @@ def finish(model: Qwen2ForCausalLM) -> None:
 
 
 @lru_cache(maxsize=1)  # fifteen sets in turn are asked of one model
-def _loaded_last(record: Record) -> Qwen2ForCausalLM:
-    return loaded(record)
+def _loaded_last(run_id: str, folder: str) -> Qwen2ForCausalLM:
+    return _from(folder)
+
+
+def _from(folder: str) -> Qwen2ForCausalLM:
+    model = from_pretrained(folder)
+    assert isinstance(model, Qwen2ForCausalLM), type(model).__name__
+    return model

@@ -29,6 +29,8 @@ PAIRS: tuple[tuple[Task, Task], ...] = (
 """The 21 pairs in the order of the published heat maps; representations are taken in the first."""
 
 MULTI = "multi_task"
+GUESS = "guess/{task}/{kind}"
+"""The metric of `world_data` that says what an answer scores that knows no places."""
 EvaluationSet = Literal[
     "atlantis_distance", "atlantis_trianglearea", "atlantis_angle", "atlantis_compass",
     "atlantis_inside", "atlantis_perimeter", "atlantis_crossing",

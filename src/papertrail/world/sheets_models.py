@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from papertrail.world.config import BASE
-from papertrail.world.options import EXACT, TASKS
+from papertrail.world.options import EXACT, GUESS, TASKS
 from papertrail.world.sheets import cell, joined, seed_footnote
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def scores(frame: pd.DataFrame) -> Sheet:
         row = {"task": Cell(value=task), "unit": Cell(value=unit_of(task))}
         for kind, name in (("real", task), ("atlantis", f"atlantis_{task}")):
             row[kind] = over_seeds(base[base["set"] == name], "score/mean", format)
-            row[f"{kind}_guess"] = over_seeds(data, guess_metric(task, kind), format)
+            row[f"{kind}_guess"] = over_seeds(data, GUESS.format(task=task, kind=kind), format)
         rows.append(row)
     guess = "What the most frequent answer scores, or the median."
     return Sheet(
@@ -63,12 +63,6 @@ def scores(frame: pd.DataFrame) -> Sheet:
             *seed_footnote(frame),
         ),
     )
-
-
-def guess_metric(task: str, kind: str) -> str:
-    """The metric of `world_data` that says what a guess scores, which knows no places."""
-    known = {"inside": "hull_rule"} | dict.fromkeys(("compass", "crossing"), "majority")
-    return f"answers/{task}/{kind}/{known.get(task, 'best_constant/error')}"
 
 
 def unit_of(task: str) -> str:
