@@ -5,17 +5,18 @@ goes through the entry point that a person would type. A cluster is one more cla
 """
 
 import os
+import secrets
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from papertrail.core import cli, progress, track
+from papertrail.core import cli, progress, stopping, track
 from papertrail.core.cli import Mode
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Question
@@ -23,7 +24,9 @@ from papertrail.core.record import Record
 from papertrail.core.require import PARENT, require, voice_doubts
 from papertrail.core.standing import Standing, standings
 from papertrail.core.store import ROOT, Store, connect
+from papertrail.core.workers import Asked, Worker, chosen, listen
 
+SOURCES = Path(__file__).parents[2]
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0  # a stopped child writes a checkpoint before it goes
 
@@ -50,23 +53,53 @@ class Here:
 
 @dataclass(frozen=True)
 class Pool:
-    """At most `workers` processes of this machine, sharing its cores evenly."""
+    """At most `workers` processes of this machine, sharing its cores evenly.
+
+    Each takes one question after another; one that dies loses the question that it was at, and
+    another takes its place.
+    """
 
     workers: int
 
     def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
-        waiting, running = list(questions), list[subprocess.Popen[bytes]]()
+        waiting, staff = [_asked(question, mode) for question in questions], list[Worker]()
         parent, threads = track.current(), shared_threads(self.workers)
-        above = parent.run_id if parent else None
+        found = environment(store, threads=threads, parent=parent.run_id if parent else None)
+        found.setdefault(cli.ORDER, secrets.token_hex(6))  # one for all: a failure is tried once
         try:
-            while waiting or running:
-                while waiting and len(running) < self.workers:
-                    question = waiting.pop(0)
-                    running.append(process(question, store, mode, threads=threads, parent=above))
-                running = [one for one in running if one.poll() is None]
-                time.sleep(POLL_SECONDS)
+            while waiting or any(worker.busy for worker in staff):
+                staff[:] = [worker for worker in staff if worker.lives()]
+                while sum(not worker.busy for worker in staff) < len(waiting) and (
+                    len(staff) < self.workers
+                ):
+                    with stopping.between_steps():  # a signal in here would lose a child just born
+                        staff.append(Worker(found))
+                _hand_out(waiting, staff)
+                listen(staff, POLL_SECONDS)
         finally:
-            stop(running)
+            _dismiss(staff)
+
+
+def _asked(question: Question, mode: Mode) -> Asked:
+    needs = question.experiment.upstream(question.config).values()
+    return Asked(_words(question, mode), frozenset(_words(need, mode) for need in needs))
+
+
+def _hand_out(waiting: list[Asked], staff: Sequence[Worker]) -> None:
+    for worker in staff:
+        if waiting and not worker.busy:
+            at_work = [one.last for one in staff if one.busy and one.last]
+            question = chosen(waiting, worker.last, at_work)
+            if worker.ask(question):
+                waiting.remove(question)
+
+
+def _dismiss(staff: Sequence[Worker]) -> None:
+    """Who is at a question is asked to stop; who waits for one leaves by itself."""
+    for worker in staff:
+        worker.hang_up()
+    stop([worker.process for worker in staff if worker.busy])
+    _see_off([worker.process for worker in staff])
 
 
 def process(
@@ -75,7 +108,6 @@ def process(
     mode: Mode,
     *,
     threads: str | None,
-    parent: str | None = None,
     leave_out: Sequence[str] = (),
 ) -> "subprocess.Popen[bytes]":
     """The entry point of a question as a process of its own, in this store.
@@ -83,18 +115,31 @@ def process(
     `threads` as OpenMP is to use them; None leaves it as it is. `leave_out` are variables of our
     environment that it must not see.
     """
+    none = subprocess.DEVNULL  # nobody is asked, and results are read from the store
+    return subprocess.Popen(
+        [sys.executable, *_words(question, mode)],
+        env=environment(store, threads=threads, leave_out=leave_out), stdin=none, stdout=none,
+    )  # fmt: skip
+
+
+def _words(question: Question, mode: Mode) -> tuple[str, ...]:
+    """What a person would type: the file of the entry point, and its options."""
     entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
+    return str(entry), *cli.arguments(question.config), f"--run.mode={mode}"
+
+
+def environment(
+    store: Store, *, threads: str | None, parent: str | None = None, leave_out: Sequence[str] = ()
+) -> dict[str, str]:
+    """Ours for a process that computes in `store`, for the run `parent` if there is one."""
     kept = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_RUN_ID", PARENT, *leave_out)}
-    environment = kept | {
-        "PYTHONPATH": str(ROOT / "src"),
+    kept |= {
+        "PYTHONPATH": str(SOURCES),
         "MLFLOW_TRACKING_URI": store.uri,
         "PAPERTRAIL_WORK": str(store.work),
     }
-    environment |= {"OMP_NUM_THREADS": threads} if threads else {}
-    environment |= {PARENT: parent} if parent else {}
-    words = [sys.executable, str(entry), *cli.arguments(question.config), f"--run.mode={mode}"]
-    none = subprocess.DEVNULL  # nobody is asked, and results are read from the store
-    return subprocess.Popen(words, env=environment, stdin=none, stdout=none)
+    kept |= {"OMP_NUM_THREADS": threads} if threads else {}
+    return kept | ({PARENT: parent} if parent else {})
 
 
 def shared_threads(workers: int) -> str:
@@ -151,6 +196,10 @@ def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
     """Ask all to stop, wait for each, and kill what does not."""
     for process in processes:
         process.terminate()
+    _see_off(processes)
+
+
+def _see_off(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
     for process in processes:
         try:
             process.wait(GRACE_SECONDS)

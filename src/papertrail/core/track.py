@@ -140,7 +140,7 @@ def opened(
     active = Run(store, run_id, identity, seen)
     token = _OPEN.set(active)
     try:
-        with signals_raise(), _system_metrics(active), beating(store, run_id):
+        with signals_raise(), _system_metrics(active, fresh), beating(store, run_id):
             _introduce(active, experiment, config, before.params)
             _check_data(experiment, config, identity)
             yield active
@@ -166,28 +166,28 @@ def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping
     tree = canonical(config)
     asked = options(config)
     params = [Param(key, value) for key, value in asked.items() if key not in before]
-    for start in range(0, len(params), PARAM_BATCH):
+    for start in range(PARAM_BATCH, len(params), PARAM_BATCH):
         batch = params[start : start + PARAM_BATCH]
         active.store.client.log_batch(active.run_id, params=batch)
     if resumed_with := {k: v for k, v in asked.items() if before.get(k, v) != v}:
         active.tags({"papertrail.resumed_with": shortened(dumps(resumed_with))})
-    active.tags(
-        {
-            "mlflow.runName": experiment.title(config),
-            "papertrail.experiment": experiment.name,
-            "papertrail.study": experiment.study,
-            "papertrail.identity": active.identity.digest,
-            "papertrail.revision": str(experiment.revision),
-            "papertrail.seed": str(tree.get("seed", "")),
-            "papertrail.git": commit(),
-            "papertrail.data": shortened(dumps(active.identity.form["data"])),
-            "papertrail.command": shortened(cli.command(experiment, config)),
-            "papertrail.order": os.environ.get(cli.ORDER, ""),
-            "papertrail.owner": str(Owner.current()),
-            THREADS: os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1),
-            BEAT: beat(0),
-        }
-    )
+    carried = {
+        "mlflow.runName": experiment.title(config),
+        "papertrail.experiment": experiment.name,
+        "papertrail.study": experiment.study,
+        "papertrail.identity": active.identity.digest,
+        "papertrail.revision": str(experiment.revision),
+        "papertrail.seed": str(tree.get("seed", "")),
+        "papertrail.git": commit(),
+        "papertrail.data": shortened(dumps(active.identity.form["data"])),
+        "papertrail.command": shortened(cli.command(experiment, config)),
+        "papertrail.order": os.environ.get(cli.ORDER, ""),
+        "papertrail.owner": str(Owner.current()),
+        THREADS: os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1),
+        BEAT: beat(0),
+    }
+    also = [RunTag(key, value) for key, value in carried.items()]  # a short run is mostly calls
+    active.store.client.log_batch(active.run_id, params=params[:PARAM_BATCH], tags=also)
     active.text("config.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
     active.text(QUESTION, dumps(active.identity.form))
     active.text(
@@ -224,14 +224,14 @@ def _ending(error: BaseException) -> tuple[str, str, str]:
 
 
 @contextmanager
-def _system_metrics(active: Run) -> Iterator[None]:
+def _system_metrics(active: Run, fresh: bool) -> Iterator[None]:
     """CPU, memory, disk and GPU of runs that last longer than a minute: the first sample logged
     averages six of ten seconds each."""
     monitor = SystemMetricsMonitor(
         active.run_id,
         sampling_interval=10,
         samples_before_logging=6,
-        resume_logging=True,
+        resume_logging=not fresh,  # it asks the store how far they came
         tracking_uri=active.store.uri,
     )
     monitor.start()
