@@ -25,10 +25,10 @@ from papertrail.monotone.schemas import PretrainConfig
 STEPS = 200
 
 
-@pytest.fixture(params=[1, 2], ids=["whole batches", "accumulated batches"])
+@pytest.fixture
 def config(smoke: list[str], request: pytest.FixtureRequest) -> PretrainConfig:
     argv = [*smoke, f"--pretrain.steps={STEPS}", "--compute.checkpoint_seconds=1e-9"]
-    argv.append(f"--compute.accumulate={request.param}")
+    argv.append(f"--compute.accumulate={getattr(request, 'param', 1)}")
     found = cli.parse(PRETRAIN, argv)[0]
     assert isinstance(found, PretrainConfig)
     return found
@@ -81,9 +81,15 @@ def leave(config: PretrainConfig, store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "before"),
-    [(signal.SIGKILL, leave), (signal.SIGTERM, leave), (signal.SIGKILL, spoil)],
-    ids=["kill -9", "SIGTERM", "kill -9 and a spoiled checkpoint"],
+    ("config", "number", "before"),
+    [
+        (1, signal.SIGKILL, leave),
+        (1, signal.SIGTERM, leave),
+        (1, signal.SIGKILL, spoil),
+        (2, signal.SIGKILL, spoil),  # what accumulates is resumed alike, however it was stopped
+    ],
+    ids=["kill -9", "SIGTERM", "kill -9 and a spoiled checkpoint", "the same, accumulated batches"],
+    indirect=["config"],
 )
 def test_the_resumed_loss_curve_equals_the_uninterrupted_one(
     store: Store,
@@ -117,6 +123,7 @@ def open_ended(config: PretrainConfig, steps: int) -> PretrainConfig:
     return replace(config, pretrain=schedule)
 
 
+@pytest.mark.parametrize("config", [1, 2], indirect=True, ids=["whole batches", "accumulated"])
 def test_a_longer_run_goes_on_from_a_shorter_one_and_ends_where_it_would_have_ended(
     store: Store, config: PretrainConfig, capsys: pytest.CaptureFixture[str]
 ):

@@ -132,6 +132,22 @@ def test_kill_minus_9_is_recognised_by_evidence_and_computed_again(store: Store)
     assert found.state == "failed" and found.interrupted and found.running is None
 
 
+def test_all_runs_that_died_under_a_question_are_buried_by_the_next_one(
+    store: Store, client: MlflowClient
+):
+    process = start("--do=kill")
+    first = started(process)
+    finish(process)
+    group = client.get_run(first).info.experiment_id
+    tags = client.get_run(first).data.tags  # of another that died between opening and burying
+    second = client.create_run(group, tags=tags).info.run_id
+    process = start("--do=kill")
+    third = started(process)
+    finish(process)
+    assert [query.by_id(one).status for one in (first, second)] == ["KILLED", "KILLED"]
+    assert query.by_id(third).status == "RUNNING"
+
+
 def test_a_living_owner_is_running_and_not_doubled(store: Store):
     process = start("--do=wait")
     run_id = started(process)

@@ -174,6 +174,13 @@ def test_the_summary_and_the_figures_are_there_to_look_at(
     assert {path.split(".")[1] for path in drawn} == {"png", "pdf"}
 
 
+def test_with_several_seeds_each_has_its_own_figures_besides_those_of_their_mean():
+    frame = pd.DataFrame({"seed": [1, 1, 7]})
+    parts = {folder: len(part) for folder, part in study._by_seed(frame)}
+    assert parts == {"figures": 3, "figures/seed_1": 2, "figures/seed_7": 1}
+    assert len(list(study._by_seed(frame[:2]))) == 1
+
+
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_every_table_is_a_query_over_these_runs(table, record: Record, config: StudyConfig):
     before = finished(record.store)
@@ -199,8 +206,14 @@ def test_a_plan_is_printed_and_nothing_is_computed(
     before = len(runs(store))
     cli.launch(WORLD, [*WORDS, "--seeds=[1,2]", "--plan=true"])
     said = capsys.readouterr().out
-    assert "60 of 120 finished" in said and "on one worker" in said
+    assert "60 of 120 finished" in said and "on one worker: " in said
     assert len(runs(store)) == before
+
+
+def test_what_no_run_foretells_is_unknown_and_not_0_seconds():
+    assert plan.price(0.0, 3) == "3 runs of unknown cost"
+    assert plan.price(61.0, 1) == "61 s + 1 run of unknown cost"
+    assert plan.price(61.0, 0) == "61 s"
 
 
 def test_the_study_asks_for_each_of_its_runs_once(config: StudyConfig):

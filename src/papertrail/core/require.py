@@ -168,9 +168,10 @@ def _compute(
     if resumed is not None:
         progress.say(f"{experiment.name}: resuming run {resumed.run_id}")
     run_id = resumed.run_id if resumed else _opened(experiment, config, store, joined)
+    for dead in found.dead:
+        if dead.run_id != run_id:
+            _bury(store, dead.run_id, "its process died")
     if not resumed:
-        if found.interrupted and found.interrupted.status == "RUNNING":
-            _bury(store, found.interrupted.run_id, "its process died")
         _clear(store, found.identity)
     fresh = resumed is None
     with track.opened(store, experiment, config, found.identity, run_id, fresh) as active:

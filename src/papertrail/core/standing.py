@@ -36,6 +36,8 @@ class Standing:
     """A run that died or was stopped and may be continued."""
     running: Record | None = None
     """A run whose owner lives, or cannot be shown to be dead."""
+    dead: tuple[Record, ...] = ()
+    """The runs that read RUNNING although nobody computes them any more, newest first."""
     why: str = ""
     """Why the newest run is no answer; empty if it is, or if there is none."""
     blocked: str = ""
@@ -93,7 +95,7 @@ def drifted(record: Record) -> list[str]:
 def _judge(identity: Identity, records: Sequence[Record]) -> Standing:
     """Which of the runs of one identity, newest first, answers it, and why the others do not."""
     usable: list[Record] = []
-    why, last, interrupted, running = "", None, None, None
+    why, last, interrupted, running, dead = "", None, None, None, list[Record]()
     for record in records:
         reason = record.unusable(identity)
         if not reason:
@@ -102,11 +104,14 @@ def _judge(identity: Identity, records: Sequence[Record]) -> Standing:
         why, last = why or f"{record.run_id} was not reused: {reason}", last or record
         if record.status == "RUNNING" and _owner_lives(record):
             running = running or record
-        elif record.status in ("RUNNING", "KILLED", "FAILED") and _same(record, identity):
+            continue
+        if record.status == "RUNNING":
+            dead.append(record)
+        if record.status in ("RUNNING", "KILLED", "FAILED") and _same(record, identity):
             interrupted = interrupted or record
     if usable:
         return Standing(identity, usable[0], doubled=_doubled(usable))
-    return Standing(identity, None, last, interrupted, running, why)
+    return Standing(identity, None, last, interrupted, running, tuple(dead), why)
 
 
 def _doubled(usable: Sequence[Record]) -> str:

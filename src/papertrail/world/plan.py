@@ -39,12 +39,20 @@ class Stage:
     """Missing runs of which no finished run tells how long they take."""
 
     def __str__(self) -> str:
-        total = self.states.total()
-        done = self.states["finished"]
+        done, total = self.states["finished"], self.states.total()
         if done == total:
             return f"{self.name:<16}{total:>6} finished"
-        unknown = f" + {cost.runs(self.num_unknown)} of unknown cost" if self.num_unknown else ""
-        return f"{self.name:<16}{done:>6} of {total} finished; {duration(self.seconds)}{unknown}"
+        return (
+            f"{self.name:<16}{done:>6} of {total} finished; {price(self.seconds, self.num_unknown)}"
+        )
+
+
+def price(seconds: float, num_unknown: int) -> str:
+    """What is predicted, and of how many runs nothing is: that is not 0 seconds."""
+    unknown = f"{cost.runs(num_unknown)} of unknown cost"
+    if not num_unknown:
+        return duration(seconds)
+    return f"{duration(seconds)} + {unknown}" if seconds else unknown
 
 
 def answer(experiment: Experiment, config: StudyConfig, execution: Execution) -> None:
@@ -54,8 +62,8 @@ def answer(experiment: Experiment, config: StudyConfig, execution: Execution) ->
     print("\n".join(map(str, found)), flush=True)
     if not config.plan:
         return report.answer(experiment, config, execution)
-    seconds = fsum(stage.seconds for stage in found)
-    print(f"all of it: {duration(seconds)} on one worker; leave out plan to compute it")
+    total = price(fsum(stage.seconds for stage in found), sum(one.num_unknown for one in found))
+    print(f"all of it, on one worker: {total}; leave out plan to compute it")
     track.conclude(store, "world (plan)", "\n".join(map(str, found)))
     return None
 

@@ -1,6 +1,6 @@
 """The whole study: every model, its fifteen evaluations and its map, and what they say together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +46,8 @@ def study(config: StudyConfig) -> None:
     graded, alike = improvements(evaluations), likeness(_vectors(readings, cities))
     track.json_result("world_results", results.tree(graded, alike))
     track.metrics(results.headline(graded) | results.alike_metrics(alike))
-    _draw(figures.of_evaluations(evaluations))
+    for folder, part in _by_seed(evaluations):
+        _draw(figures.of_evaluations(part), folder)
     unit = config.world.unit
     _draw(figures_study.of_representations(cities, unit, readings, alike, graded))
     track.run().text("results/summary.txt", _tables(config))
@@ -115,11 +116,19 @@ def _vectors(readings: Readings, cities: pd.DataFrame) -> dict[tuple[str, int], 
 # -- for people ------------------------------------------------------------------------------------
 
 
-def _draw(drawn: "Mapping[str, matplotlib.figure.Figure]") -> None:
+def _by_seed(evaluations: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """All evaluations, and where there are several seeds, those of each; with their folder."""
+    yield "figures", evaluations
+    if evaluations["seed"].nunique() > 1:
+        for seed, part in evaluations.groupby("seed", sort=False):
+            yield f"figures/seed_{seed}", part
+
+
+def _draw(drawn: "Mapping[str, matplotlib.figure.Figure]", folder: str = "figures") -> None:
     """Every figure as PNG for the browser and PDF for the paper."""
     for name, figure in drawn.items():
         for suffix in ("png", "pdf"):
-            with track.file(f"figures/{name}.{suffix}") as path:
+            with track.file(f"{folder}/{name}.{suffix}") as path:
                 save(figure, path)
 
 
