@@ -13,11 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, Qwen2ForCausalLM
 
-from papertrail.core.compute import Compute
-from papertrail.core.errors import BadInput
 from papertrail.world.options import Task
 from papertrail.world.spelling import EOS, PAD
 
@@ -27,15 +25,6 @@ LONG_ANSWERS: tuple[Task, ...] = ("trianglearea", "angle", "perimeter")
 def new_tokens(task: Task) -> int:
     """How many tokens a model may answer with, as published (arXiv 2602.00533)."""
     return 30 if task in LONG_ANSWERS else 20
-
-
-def placed(model: Qwen2ForCausalLM, compute: Compute) -> Qwen2ForCausalLM:
-    """The model on the device that `compute` names, where it answers in float32."""
-    gpu = torch.accelerator.current_accelerator(check_available=True)
-    if compute.accelerator == "gpu" and gpu is None:
-        raise BadInput("compute.accelerator: this machine has no GPU (gpu); try auto or cpu")
-    nn.Module.to(model, torch.device("cpu") if compute.accelerator == "cpu" else gpu or "cpu")
-    return model
 
 
 def questions(

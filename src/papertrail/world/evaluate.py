@@ -15,8 +15,8 @@ from papertrail.core.require import require
 from papertrail.world.cities import stream
 from papertrail.world.config import WORLD_DATA, WORLD_EVALUATE, model_name, normal_sets
 from papertrail.world.data import Asked, open_rows
-from papertrail.world.decoding import greedy, new_tokens, placed, questions
-from papertrail.world.models import trained_model
+from papertrail.world.decoding import greedy, new_tokens, questions
+from papertrail.world.models import placed, trained_model
 from papertrail.world.options import EXACT, GUESS, MULTI, TASKS, EvaluationSet, Task
 from papertrail.world.schemas import DataConfig, EvaluateConfig
 from papertrail.world.scoring import scored, summary

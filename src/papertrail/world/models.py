@@ -2,9 +2,13 @@
 
 from functools import lru_cache
 
+import torch
+from torch import nn
 from transformers import Qwen2ForCausalLM
 
 from papertrail.core import track
+from papertrail.core.compute import Compute
+from papertrail.core.errors import BadInput
 from papertrail.core.record import Record
 from papertrail.core.require import require
 from papertrail.nn.language_model import from_pretrained
@@ -22,6 +26,15 @@ def trained_model(config: FinetuneConfig) -> Qwen2ForCausalLM:
 def loaded(record: Record) -> Qwen2ForCausalLM:
     """A model of its own from a training run, in float32 and in eval mode."""
     return _from(str(record.artifact("model")))
+
+
+def placed(model: Qwen2ForCausalLM, compute: Compute) -> Qwen2ForCausalLM:
+    """The model on the device that `compute` names, where it answers in float32."""
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    if compute.accelerator == "gpu" and gpu is None:
+        raise BadInput("compute.accelerator: this machine has no GPU (gpu); try auto or cpu")
+    nn.Module.to(model, torch.device("cpu") if compute.accelerator == "cpu" else gpu or "cpu")
+    return model
 
 
 def finish(model: Qwen2ForCausalLM) -> None:

@@ -19,8 +19,7 @@ from papertrail.core import track
 from papertrail.core.errors import BadInput
 from papertrail.world.cities import Cities, cities, stream
 from papertrail.world.config import model_name, probing_task
-from papertrail.world.decoding import placed
-from papertrail.world.models import trained_model
+from papertrail.world.models import placed, trained_model
 from papertrail.world.options import Representation, Task, World
 from papertrail.world.probes import linear_probe, principal_axes, r_squared
 from papertrail.world.schemas import RepresentConfig

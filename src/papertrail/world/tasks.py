@@ -135,23 +135,45 @@ def draw(
         if not missing:
             return found
         chosen = _chosen(task, cities, kind, min(CHUNK, 1_024 + 2 * missing), random)
-        keys = question_keys(task, chosen)
-        fresh = ~np.isin(keys, avoid)
+        chosen, keys = _allowed(task, chosen, avoid, distinct)
+        taken = _fill(found, open_, chosen, answers(task, cities.x, cities.y, chosen))
         if distinct:
-            fresh &= _is_first(keys)
-        chosen, keys = chosen[fresh], keys[fresh]
-        answered = answers(task, cities.x, cities.y, chosen)
-        labels = answered if task in BALANCED else np.zeros(len(answered), dtype=np.int64)
-        for label in (0, 1):
-            taken = np.flatnonzero(labels == label)[: len(open_[label])]
-            places, open_[label] = np.split(open_[label], [len(taken)])
-            found.cities[places], found.answers[places] = chosen[taken], answered[taken]
-            if distinct:
-                avoid = np.concatenate([avoid, keys[taken]])
+            avoid = np.concatenate([avoid, keys[taken]])
     raise BadInput(
         f"world.cities: {len(cities)} with Atlantis give no {rows} {kind} questions of {task}; "
         "give more"
     )
+
+
+def _allowed(
+    task: Task,
+    chosen: Int32[np.ndarray, "N 6"],
+    avoid: UInt64[np.ndarray, " K"],
+    distinct: bool,
+) -> tuple[Int32[np.ndarray, "M 6"], UInt64[np.ndarray, " M"]]:
+    """The questions that may be asked, and their keys."""
+    keys = question_keys(task, chosen)
+    fresh = ~np.isin(keys, avoid)
+    if distinct:
+        fresh &= _is_first(keys)
+    return chosen[fresh], keys[fresh]
+
+
+def _fill(
+    found: Examples,
+    open_: list[Int64[np.ndarray, " _"]],
+    chosen: Int32[np.ndarray, "N 6"],
+    answered: Int64[np.ndarray, " N"],
+) -> Int64[np.ndarray, " T"]:
+    """Put questions into the rows that wait for their answer; which of them found a place."""
+    every = []
+    for label, waiting in enumerate(open_):
+        fits = answered == label if found.task in BALANCED else np.full(len(answered), label == 0)
+        taken = np.flatnonzero(fits)[: len(waiting)]
+        places, open_[label] = np.split(waiting, [len(taken)])
+        found.cities[places], found.answers[places] = chosen[taken], answered[taken]
+        every.append(taken)
+    return np.concatenate(every)
 
 
 def _is_first(keys: UInt64[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:

@@ -17,8 +17,8 @@ from papertrail.core.identity import identify
 from papertrail.core.standing import standings
 from papertrail.core.store import Store
 from papertrail.world import lesson
-from papertrail.world.decoding import placed
 from papertrail.world.lesson import Lesson
+from papertrail.world.models import placed
 from papertrail.world.stacked import train_stacked
 
 
