@@ -4,17 +4,21 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
 from test_stories_process import entry_points
 from toy import TOY, ToyConfig
 
-from papertrail.core import stopping
+from papertrail.core import progress, stopping
 from papertrail.core.errors import Interrupted
 from papertrail.core.experiment import Question
 from papertrail.core.launch import Pool
+from papertrail.core.progress import Report
 from papertrail.core.standing import Standing, standings
 from papertrail.core.store import Store
 from papertrail.core.workers import Asked, Words, Worker, chosen
@@ -56,6 +60,27 @@ def test_nobody_waits_for_what_is_being_answered_while_there_is_something_else()
 def test_questions_that_build_on_nothing_are_taken_in_order():
     first, *others = [question(str(n)) for n in range(3)]
     assert takes(others, first) == takes(others, None, first) == "1"
+
+
+# -- how far ---------------------------------------------------------------------------------------
+
+
+def test_one_bar_tells_how_many_runs_are_left(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    entry_points(tmp_path, monkeypatch)
+    seen: list[float] = []
+
+    @contextmanager
+    def bar(label: str) -> Iterator[Report]:
+        assert label == "3 runs, 1 at a time"
+        yield seen.append
+
+    monkeypatch.setattr(progress, "bar", bar)
+    asked = [Question(TOY, ToyConfig(seed=seed)) for seed in range(3)]
+    Pool(1).compute(asked, store, "reuse")
+    assert seen == sorted(seen) and sorted(set(seen)) == pytest.approx([0, 1 / 3, 2 / 3])
+    assert {one.usable is not None for one in standings(asked, store)} == {True}
 
 
 # -- who dies --------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import secrets
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,18 +66,32 @@ class Pool:
         parent, threads = track.current(), shared_threads(self.workers)
         found = environment(store, threads=threads, parent=parent.run_id if parent else None)
         found.setdefault(cli.ORDER, secrets.token_hex(6))  # one for all: a failure is tried once
+        found |= {progress.WORKER: "1"} if len(questions) > 1 else {}
         try:
-            while waiting or any(worker.busy for worker in staff):
-                staff[:] = [worker for worker in staff if worker.lives()]
-                while sum(not worker.busy for worker in staff) < len(waiting) and (
-                    len(staff) < self.workers
-                ):
-                    with stopping.between_steps():  # a signal in here would lose a child just born
-                        staff.append(Worker(found))
-                _hand_out(waiting, staff)
-                listen(staff, POLL_SECONDS)
+            with self._bar(len(questions)) as report:
+                while left := len(waiting) + sum(worker.busy for worker in staff):
+                    report(1 - left / len(questions))
+                    self._take_on(waiting, staff, found)
+                    _hand_out(waiting, staff)
+                    listen(staff, POLL_SECONDS)
         finally:
             _dismiss(staff)
+
+    def _bar(self, num_runs: int) -> AbstractContextManager[progress.Report]:
+        """One for all of them; a single run draws a bar of its own, which knows more."""
+        if num_runs == 1:
+            return nullcontext(lambda done: None)
+        return progress.bar(f"{num_runs} runs, {self.workers} at a time")
+
+    def _take_on(
+        self, waiting: Sequence[Asked], staff: list[Worker], found: Mapping[str, str]
+    ) -> None:
+        """As many as there is work for; who left is replaced."""
+        staff[:] = [worker for worker in staff if worker.lives()]
+        idle = sum(not worker.busy for worker in staff)
+        for _ in range(min(len(waiting) - idle, self.workers - len(staff))):
+            with stopping.between_steps():  # a signal in here would lose a child just born
+                staff.append(Worker(found))
 
 
 def _asked(question: Question, mode: Mode) -> Asked:

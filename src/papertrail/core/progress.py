@@ -1,10 +1,14 @@
 """How far, and how long still: a bar with ETA in a terminal, silence elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+WORKER = "PAPERTRAIL_WORKER"
+"""Environment variable of a process that shares its terminal with the one that asks it: that one
+alone draws bars."""
 Report = Callable[[float], None]
 """Takes the fraction done, 0..1."""
 
@@ -27,8 +31,8 @@ class Pace:
 
 @contextmanager
 def bar(label: str) -> Iterator[Report]:
-    """A rich progress bar on stderr; where stderr is no terminal, nothing is printed."""
-    if not sys.stderr.isatty():
+    """A rich progress bar on stderr; nothing where stderr is no terminal, or in a worker."""
+    if not sys.stderr.isatty() or WORKER in os.environ:
         yield lambda done: None
         return
     from rich.console import Console
