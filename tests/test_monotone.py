@@ -1,15 +1,18 @@
 """The whole study at smoke scale: one command, two seeds, every stage, files that scripts read.
 
-One module-wide store: everything after the first test reads what it computed.
+It is killed on its way and finished by the same command. One module-wide store: everything after
+the first test reads what it computed.
 """
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
 from benchmark_sets import write
 from conftest import executed
+from killed import finished, killed
 
 from papertrail.core import cli, query
 from papertrail.core.record import Record
@@ -22,6 +25,7 @@ from papertrail.monotone.tables import TABLES
 from papertrail.tables import order
 from papertrail.tables.catalog import Table, rendering
 
+KILLED_AT = 14  # runs that had been begun: in the midst of the attacks
 SEEDS, NAMES = (42, 7), ("baseline", "monotone", "sign_frozen")
 FLAGS = (
     "0_setup", "1_apply_monotonicity", "2_train_baseline", "3_train_monotonic", "4_evaluate",
@@ -51,8 +55,22 @@ def config(words: list[str]) -> StudyConfig:
 
 
 @pytest.fixture(scope="module")
-def record(store: Store, config: StudyConfig) -> Record:
+def before(store: Store, words: list[str]) -> Counter[str]:
+    """What was finished when the study's process died."""
+    return killed("monotone", words, store, KILLED_AT)
+
+
+@pytest.fixture(scope="module")
+def record(store: Store, before: Counter[str], config: StudyConfig) -> Record:
     return require(MONOTONE, config)
+
+
+def test_a_killed_study_goes_on_and_finishes_no_run_twice(
+    store: Store, before: Counter[str], record: Record
+):
+    assert len(before) >= KILLED_AT - 4
+    now = finished(store)
+    assert before.keys() <= now.keys() and set(now.values()) == {1}
 
 
 def test_one_command_leaves_every_run_of_the_study(record: Record, config: StudyConfig):

@@ -3,10 +3,6 @@
 One module-wide store: everything after the first test reads what it computed.
 """
 
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -14,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, executed
+from conftest import executed
+from killed import finished, killed, runs
 from safetensors.torch import load_file
 
 from papertrail.core import cli
@@ -53,42 +50,23 @@ def config() -> StudyConfig:
     return found
 
 
-def finished(store: Store) -> Counter[str]:
-    """Identity -> how many runs finished it."""
-    return Counter(
-        run.data.tags["papertrail.identity"] for run in runs(store) if run.info.status == "FINISHED"
-    )
-
-
-def runs(store: Store) -> list:  # type: ignore[type-arg]
-    groups = [one.experiment_id for one in store.client.search_experiments()]
-    return list(store.client.search_runs(groups, max_results=1000))
-
-
 @pytest.fixture(scope="module")
-def killed(store: Store) -> Counter[str]:
+def before(store: Store) -> Counter[str]:
     """What was finished when the study's process died."""
-    entry = str(ROOT / "entrypoints" / "world.py")
-    process = subprocess.Popen([sys.executable, entry, *WORDS], stdout=subprocess.DEVNULL)
-    while len(runs(store)) < KILLED_AT:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return finished(store)
+    return killed("world", WORDS, store, KILLED_AT)
 
 
 @pytest.fixture(scope="module")
-def record(store: Store, killed: Counter[str], config: StudyConfig) -> Record:
+def record(store: Store, before: Counter[str], config: StudyConfig) -> Record:
     return require(WORLD, config)
 
 
 def test_a_killed_study_goes_on_and_finishes_no_run_twice(
-    store: Store, killed: Counter[str], record: Record
+    store: Store, before: Counter[str], record: Record
 ):
-    assert len(killed) >= KILLED_AT - 3
+    assert len(before) >= KILLED_AT - 3
     now = finished(store)
-    assert killed.keys() <= now.keys() and set(now.values()) == {1}
+    assert before.keys() <= now.keys() and set(now.values()) == {1}
     assert len(now) == 1 + NUM_MODELS + NUM_MODELS * len(SETS) + NUM_MODELS + 1
 
 
