@@ -8,8 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -323,3 +326,22 @@ def test_a_failed_gate_is_kept_with_its_sentence(store: Store):
     ) as run:  # fmt: skip
         run.gate("sane", False, "2 is less than 1")
     assert query.by_id(run.run_id).failed_gates == "sane: 2 is less than 1"
+
+
+def test_runs_that_are_the_first_to_name_a_dataset_at_the_same_moment_all_log_it(
+    store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+):
+    own = threading.local()
+    monkeypatch.setattr(track, "run", lambda: own.run)
+
+    def name_all(run_id: str, together: threading.Barrier) -> None:
+        own.run = SimpleNamespace(store=store, run_id=run_id)
+        for number in range(10):
+            together.wait(20)
+            track.dataset(f"dataset {number}", f"digest {number}", "source", "evaluation")
+
+    ids, together = [client.create_run("0").info.run_id for _ in range(4)], threading.Barrier(4)
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(name_all, run_id, together) for run_id in ids]
+    assert [one.result() for one in waiting] == 4 * [None]
+    assert [len(client.get_run(run_id).inputs.dataset_inputs) for run_id in ids] == 4 * [10]

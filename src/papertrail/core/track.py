@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from papertrail.core import cli
@@ -105,8 +106,14 @@ def dataset(name: str, digest: str, source: str, context: str) -> None:
     """Log that the open run read the dataset `name`, whose content has this digest."""
     # 36 and 500 characters are what the store's columns hold.
     entity = Dataset(name[:500], digest[:36], "papertrail", json.dumps({"uri": source}))
-    used_as = InputTag("mlflow.data.context", context)
-    run().store.client.log_inputs(run().run_id, [DatasetInput(entity, [used_as])])
+    inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", context)])]
+    try:
+        run().store.client.log_inputs(run().run_id, inputs)
+    except MlflowException as error:
+        if not any(word in str(error).lower() for word in ("unique", "duplicate")):
+            raise
+        # Another process was the first to name this dataset, between MLflow's look and its insert.
+        run().store.client.log_inputs(run().run_id, inputs)
 
 
 def describe(note: str) -> None:
