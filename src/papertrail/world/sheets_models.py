@@ -120,14 +120,12 @@ def _by_seed(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def alignment(frame: pd.DataFrame) -> Sheet:
     """How alike base and specialists represent the same cities, from the study's own run."""
-    from papertrail.tables.cells import over_seeds
-    from papertrail.tables.sheet import Cell, Column, Format, Sheet
+    from papertrail.tables.sheet import Cell, Column, Sheet
 
     named = {name for key in frame if str(key).startswith(CKA) for name in str(key).split("/")[1:3]}
     models = [model for model in (BASE, *TASKS) if model in named] or [BASE]
     rows: list[dict[str, Cell]] = [
-        {"model": Cell(value=one)}
-        | {other: over_seeds(frame, cka_metric(one, other), Format(digits=2)) for other in models}
+        {"model": Cell(value=one)} | {other: _alike(frame, one, other) for other in models}
         for one in models
     ]
     return Sheet(
@@ -141,6 +139,16 @@ def alignment(frame: pd.DataFrame) -> Sheet:
         ),
         rows=tuple(rows),
     )
+
+
+def _alike(frame: pd.DataFrame, one: str, other: str) -> Cell:
+    from papertrail.tables.cells import over_seeds
+    from papertrail.tables.sheet import Format, missing
+
+    computed = any(str(key).startswith(CKA) for key in frame)
+    if one == other and computed and cka_metric(one, one) not in frame:
+        return missing("with one seed a model could only be compared with itself")
+    return over_seeds(frame, cka_metric(one, other), Format(digits=2))
 
 
 def cka_metric(one: str, other: str) -> str:
