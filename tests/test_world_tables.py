@@ -282,5 +282,7 @@ def test_likeness_is_read_whichever_model_is_named_first():
     assert sheet.cell(1, "angle").number == sheet.cell(2, "distance").number == 0.6
     assert sheet.cell(2, "angle").number == 0.9
     assert sheet.cell(0, "base").note.startswith("with one seed")
-    nothing = sheets_models.alignment(frame.drop(columns=list(known)).assign(why="it failed"))
+    nothing = sheets_models.alignment(
+        frame.drop(columns=list(known)).assign(run_id="", why="it failed")
+    )
     assert "it failed" in nothing.cell(0, "base").note
