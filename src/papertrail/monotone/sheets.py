@@ -243,10 +243,6 @@ def counts(attacked: pd.DataFrame) -> tuple[str, ...]:
 
 def seed_footnote(frame: pd.DataFrame) -> tuple[str, ...]:
     """What the numbers are means over, and which seeds lack runs."""
-    seeds = sorted({int(seed) for seed in frame["seed"]})
-    gaps = sorted({int(seed) for seed in frame["seed"][frame["run_id"] == ""]})
-    lacking = f" Runs of seed {', '.join(map(str, gaps))} are missing." if gaps else ""
-    if len(seeds) > 1:
-        named = ", ".join(map(str, seeds))
-        return (f"Mean ± standard deviation over training seeds {named}.{lacking}",)
-    return (f"One training seed ({seeds[0]}): intervals are over texts, not over trainings.",)
+    from papertrail.tables.cells import which_seeds
+
+    return which_seeds(frame, "intervals are over texts, not over trainings")

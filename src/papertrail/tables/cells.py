@@ -42,6 +42,20 @@ def over_seeds(rows: pd.DataFrame, metric: str, format: Format) -> Cell:
     )  # fmt: skip
 
 
+def which_seeds(frame: pd.DataFrame, alone: str) -> tuple[str, ...]:
+    """The footnote on what numbers are means over, and which seeds lack runs.
+
+    `alone` says what one seed cannot tell.
+    """
+    seeds = sorted({int(seed) for seed in frame["seed"]})
+    gaps = sorted({int(seed) for seed in frame["seed"][frame["run_id"] == ""]})
+    lacking = f" Runs of seed {', '.join(map(str, gaps))} are missing." if gaps else ""
+    if len(seeds) > 1:
+        named = ", ".join(map(str, seeds))
+        return (f"Mean ± standard deviation over training seeds {named}.{lacking}",)
+    return (f"One training seed ({seeds[0]}): {alone}.",)
+
+
 def _refuse_twins(rows: pd.DataFrame) -> None:
     """A run that is counted twice makes the noise look smaller than it is."""
     twice = rows[rows["identity"].duplicated()]

@@ -199,8 +199,7 @@ def cell(rows: pd.DataFrame, column: str, format: Format) -> Cell:
 
 
 def seed_footnote(frame: pd.DataFrame) -> tuple[str, ...]:
-    """What the numbers are means over."""
-    seeds = sorted({int(seed) for seed in frame["seed"]})
-    if len(seeds) > 1:
-        return (f"Mean ± standard deviation over training seeds {', '.join(map(str, seeds))}.",)
-    return (f"One training seed ({seeds[0]}): nothing here says how trainings differ.",)
+    """What the numbers are means over, and which seeds lack runs."""
+    from papertrail.tables.cells import which_seeds
+
+    return which_seeds(frame, "nothing here says how trainings differ")
