@@ -17,12 +17,10 @@ from papertrail.world.config import WORLD_DATA, WORLD_EVALUATE, model_name, norm
 from papertrail.world.data import Asked, open_rows
 from papertrail.world.decoding import greedy, new_tokens, questions
 from papertrail.world.models import placed, trained_model
-from papertrail.world.options import EXACT, GUESS, MULTI, TASKS, EvaluationSet, Task
+from papertrail.world.options import ATLANTIS, EXACT, GUESS, MULTI, TASKS, EvaluationSet, Task
 from papertrail.world.schemas import DataConfig, EvaluateConfig
 from papertrail.world.scoring import scored, summary
 from papertrail.world.spelling import PAD, spelling
-
-ATLANTIS = "atlantis_"
 
 
 def evaluate(config: EvaluateConfig) -> None:

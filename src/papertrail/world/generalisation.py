@@ -20,10 +20,9 @@ from papertrail.core.errors import BadInput
 from papertrail.stats.intervals import Interval
 from papertrail.tables.figures import checked, unique
 from papertrail.world.config import BASE
-from papertrail.world.options import EXACT, TASKS
+from papertrail.world.options import ATLANTIS, EXACT, TASKS
 
 SCORE = "score/mean"
-ATLANTIS = "atlantis_"
 DISTANCE = TASKS[0]
 CEILING = 1.5
 """Improvements are cut off here, before anything is averaged."""

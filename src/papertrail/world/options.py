@@ -28,6 +28,8 @@ PAIRS: tuple[tuple[Task, Task], ...] = (
 )  # fmt: skip
 """The 21 pairs in the order of the published heat maps; representations are taken in the first."""
 
+ATLANTIS = "atlantis_"
+"""Begins the name of a set whose questions name a city of Atlantis; the task ends it."""
 MULTI = "multi_task"
 GUESS = "guess/{task}/{kind}"
 """The metric of `world_data` that says what an answer scores that knows no places."""

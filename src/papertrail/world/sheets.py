@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from papertrail.world.config import BASE
-from papertrail.world.options import TASKS
+from papertrail.world.options import ATLANTIS, TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,9 +60,10 @@ def _matrix(
 ) -> Sheet:
     """Models by tasks, and the mean of each row; for a `single` task, over the others."""
     from papertrail.tables.sheet import Cell, Column, Format, Sheet
+    from papertrail.world.generalisation import pairs as of_pairs
+    from papertrail.world.generalisation import specialists
 
-    cells = evidence(frame, column)
-    cells = cells[cells["model"].str.contains("+", regex=False) != single]
+    cells = (specialists if single else of_pairs)(evidence(frame, column))
     format = Format(digits=3, sign=column == "deviation")
     rows: list[dict[str, Cell]] = []
     for model in cells["model"].unique():
@@ -103,7 +104,7 @@ def evidence(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from papertrail.world.generalisation import ATLANTIS, DISTANCE, SCORE
+    from papertrail.world.generalisation import DISTANCE, SCORE
 
     values = _values(frame, column)
     labels = zip(frame["model"], frame["seed"], frame["set"], strict=True)
@@ -180,9 +181,13 @@ def per_seed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(
-        {"seed": seed} | joined(mine.to_dict("records"), column, mine[column].mean(skipna=False))
+        {"seed": seed} | joined(mine.to_dict("records"), column, _whole_mean(mine, column))
         for seed, mine in rows.groupby("seed", sort=False)
     )
+
+
+def _whole_mean(rows: pd.DataFrame, column: str) -> float | None:
+    return rows[column].mean(skipna=False) if column in rows else None
 
 
 def cell(rows: pd.DataFrame, column: str, format: Format) -> Cell:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from papertrail.world.config import BASE
-from papertrail.world.options import EXACT, GUESS, TASKS
-from papertrail.world.sheets import cell, joined, seed_footnote
+from papertrail.world.options import ATLANTIS, EXACT, GUESS, TASKS
+from papertrail.world.sheets import cell, per_seed, seed_footnote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def scores(frame: pd.DataFrame) -> Sheet:
     for task in TASKS:
         format = Format(digits=1, percent=True) if task in EXACT else Format(digits=2)
         row = {"task": Cell(value=task), "unit": Cell(value=unit_of(task))}
-        for kind, name in (("real", task), ("atlantis", f"atlantis_{task}")):
+        for kind, name in (("real", task), ("atlantis", ATLANTIS + task)):
             row[kind] = over_seeds(base[base["set"] == name], "score/mean", format)
             row[f"{kind}_guess"] = over_seeds(data, GUESS.format(task=task, kind=kind), format)
         rows.append(row)
@@ -82,7 +82,7 @@ def probe(frame: pd.DataFrame) -> Sheet:
         row = {"models": Cell(value=kind), "count": Cell(value=count, format=Format(digits=0))}
         for metric in PROBED:
             digits = Format(digits=3 if metric in HIGHER else 1)
-            row[metric] = cell(_by_seed(mine, metric), metric, digits)
+            row[metric] = cell(per_seed(mine, metric), metric, digits)
         rows.append(row)
     return Sheet(
         name="world_probe",
@@ -105,17 +105,6 @@ def kind_of(model: str) -> str:
     if len(tasks) < 2:
         return KINDS[0] if model == BASE else KINDS[1]
     return KINDS[3] if TASKS[0] in tasks else KINDS[2]
-
-
-def _by_seed(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One row per seed: the mean over all of its models, NaN where one lacks the metric."""
-    import pandas as pd
-
-    found: list[dict[str, Any]] = []
-    for seed, mine in rows.groupby("seed", sort=False):
-        value = mine[metric].mean(skipna=False) if metric in mine else None
-        found.append({"seed": seed} | joined(mine.to_dict("records"), metric, value))
-    return pd.DataFrame(found)
 
 
 def alignment(frame: pd.DataFrame) -> Sheet:

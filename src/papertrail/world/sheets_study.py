@@ -71,14 +71,13 @@ def summary(frame: pd.DataFrame) -> Sheet:
 def _statistics(known: dict[str, pd.DataFrame], within: bool) -> dict[str, Cell]:
     """One cell per statistic; its spread is over the cells `within` a seed, else over seeds."""
     from papertrail.tables.sheet import Format
-    from papertrail.world.generalisation import GROUPS
+    from papertrail.world.generalisation import GROUPS, pairs, specialists
 
     found = {}
     for what, group in TITLES:
         column = "deviation" if what == "deviation" else "improvement"
         rows = known[column]
-        several = rows["model"].str.contains("+", regex=False)
-        rows = rows[several != (what == "specialists")]
+        rows = specialists(rows) if what == "specialists" else pairs(rows)
         rows = rows[GROUPS[group](rows)]
         shown = cell(per_seed(rows, column), column, Format(digits=3, sign=what == "deviation"))
         if within and shown.number is not None:

@@ -19,7 +19,7 @@ from papertrail.world.config import (
     study_evaluations,
     study_representations,
 )
-from papertrail.world.options import TASKS
+from papertrail.world.options import ATLANTIS, TASKS
 from papertrail.world.schemas import DataConfig, StudyConfig
 
 NUM_TASKS = {"base": 0, "specialists": 1, "pairs": 2}
@@ -44,7 +44,7 @@ def evaluations_of(*models: str) -> Callable[[StudyConfig], list[Need]]:
 
 
 def _compared(model: str, name: str) -> bool:
-    return name.startswith("atlantis_") or (model == BASE and name in TASKS)
+    return name.startswith(ATLANTIS) or (model == BASE and name in TASKS)
 
 
 def base_and_guesses(config: StudyConfig) -> list[Need]:
