@@ -174,6 +174,50 @@ def log_much(config: ToyConfig) -> None:
     track.run().flush()
 
 
+def log_very_much(config: ToyConfig) -> None:
+    from papertrail.core import track
+
+    for step in range(100_000):
+        track.metrics({"one/metric/with/a/long/name": 1.0, "another/of/that/kind": 2.0}, step)
+
+
+def log_steps(config: ToyConfig) -> None:
+    from papertrail.core import track
+
+    for step in range(100):
+        track.metrics({"last": step}, step)
+    print("logged", flush=True)
+
+
+def log_and_die(config: ToyConfig) -> None:
+    log_steps(config)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def log_and_wait(config: ToyConfig) -> None:
+    log_steps(config)
+    time.sleep(60)
+
+
+def log_for_a_while(config: ToyConfig) -> None:
+    """30 steps of 0.05 s; says which, and what the longest call took."""
+    from papertrail.core import track
+
+    longest = 0.0
+    for step in range(30):
+        begin = time.monotonic()
+        track.metrics({"loss": step / 7}, step)
+        if step == 10:
+            track.tags({"half": "way"})
+            track.dataset("numbers", "0" * 36, "nowhere", "training")
+            with track.file("samples/middle.bin") as path:
+                path.write_bytes(bytes(range(256)) * 4096)
+        longest = max(longest, time.monotonic() - begin)
+        print(f"step {step}", flush=True)
+        time.sleep(0.05)
+    print(f"longest {longest:.3f}", flush=True)
+
+
 def spoil_its_data(config: ToyConfig) -> None:
     with Path(config.text).open("a") as file:
         file.write("one more line")
@@ -203,6 +247,10 @@ DOES: dict[str, Callable[[ToyConfig], None]] = {
     "keep a worker": keep_a_worker,
     "log a large file": log_a_large_file,
     "log much": log_much,
+    "log very much": log_very_much,
+    "log for a while": log_for_a_while,
+    "log and die": log_and_die,
+    "log and wait": log_and_wait,
     "spoil its data": spoil_its_data,
 }
 

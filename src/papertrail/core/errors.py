@@ -6,12 +6,23 @@ Interrupted     Ctrl-C, SIGTERM or SIGHUP: the run ends KILLED with what was log
 AssertionError  our own invariant broke: a bug of ours
 """
 
+import re
+
+PASSWORD = re.compile(
+    r"(?<=://)([^\s/@:]*):[^\s/]*@|\b(password|passwd|pwd)=[^\s&]*", re.IGNORECASE
+)
+
+
+def without_password(text: str) -> str:
+    """A text in which no address gives its password away."""
+    return PASSWORD.sub(lambda m: f"{m[2]}=***" if m[2] else f"{m[1]}:***@", text)
+
 
 def in_a_line(error: BaseException) -> str:
     """What is at the bottom of somebody else's error: layers above it go on for pages."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).partition("\n")[0].strip() or type(error).__name__
+    return without_password(str(error).partition("\n")[0].strip()) or type(error).__name__
 
 
 class BadInput(ValueError):

@@ -1,12 +1,13 @@
 """Checkpoints of a training: when they are written, which one counts, which weights are the best.
 
-A checkpoint counts once it is whole and every metric up to it is in the store.
+A checkpoint counts once it is whole and every metric up to it is on disk, or in the store.
 """
 
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -30,7 +31,7 @@ class _Best:
 
     def __post_init__(self) -> None:
         if (self.folder / BEST).exists():
-            kept = torch.load(self.folder / BEST, map_location="cpu", mmap=True)
+            kept = torch.load(self.folder / BEST, map_location="cpu", weights_only=True, mmap=True)
             self.loss, self.step = kept["val/loss"], kept["step"]
 
     def keep(self, weights: dict[str, Any], loss: float, step: int) -> None:
@@ -46,7 +47,8 @@ class Keeper(L.Callback):
 
     Lightning hands a step's metrics to the logger after `on_train_batch_end`, where the state is
     whole. So a checkpoint is written there and gets its name at the next step, when the metrics up
-    to it are in the store: a resumed run repeats no point of the curve and misses none.
+    to it are on disk: a resumed run sends them first, repeats no point of the curve and misses
+    none.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class Keeper(L.Callback):
     def finish(self) -> None:
         """Have the checkpoint count that was written last; none was if training was over before."""
         if self._part is not None and self._leads:
-            track.run().flush()
+            track.run().to_disk()
             commit(self._part)
         self._part = None
 
@@ -162,8 +164,8 @@ def newest_good(folder: Path) -> Path | None:
     """The newest checkpoint that can be read; a spoiled one is passed over and named."""
     for path in checkpoints(folder):
         try:
-            torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-        except (RuntimeError, EOFError, OSError) as error:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
             reason = str(error).splitlines()[0]
             progress.say(f"{path.name} cannot be read ({reason}); trying the one before")
         else:

@@ -7,6 +7,7 @@ minutes, which is right in the middle of a run and wrong before it.
 import os
 import socket
 import sqlite3
+import struct
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def tracking(uri: str | None = None) -> Place:
     beside = Store(uri, ROOT).beside
     work = Path(os.environ.get("PAPERTRAIL_WORK") or beside / "mlruns" / "work").absolute()
     if not uri.startswith("sqlite"):
-        return Place(uri, True, _silence(uri), None, work)
+        return Place(uri, True, silence(uri), None, work)
     database = sqlite_path(uri)
     stands = database.is_file() and database.stat().st_size > 0
     trouble = _unwritable(database) if stands else _unmakable(database)
@@ -137,7 +138,7 @@ def _unwritable(database: Path) -> str:
     return ""
 
 
-def _silence(uri: str) -> str:
+def silence(uri: str) -> str:
     """Why a server does not answer; empty if it does."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
@@ -146,11 +147,21 @@ def _silence(uri: str) -> str:
         except requests.RequestException as error:
             return f"no answer ({type(error).__name__})"
         return f"it answered {status}" if status >= 500 else ""
-    port = parts.port or PORTS.get(parts.scheme.partition("+")[0])
+    kind = parts.scheme.partition("+")[0]
+    port = parts.port or PORTS.get(kind)
     if parts.hostname is None or port is None:
         return ""  # a folder, or a service that only its own client knows
     try:
-        socket.create_connection((parts.hostname, port), timeout=SECONDS[0]).close()
+        with socket.create_connection((parts.hostname, port), timeout=SECONDS[0]) as line:
+            return _no_postgres(line) if kind == "postgresql" else ""
     except OSError as error:
         return f"no connection to {parts.hostname}:{port} ({error.strerror or error})"
-    return ""
+
+
+def _no_postgres(line: socket.socket) -> str:
+    """Why no PostgreSQL speaks at the other end; empty if one does. Asked whether it would encrypt
+    (length 8, code 80877103), it says S or N before anything else: a process that hangs does not,
+    and one that starts up or shuts down says more than one letter."""
+    line.settimeout(SECONDS[1])
+    line.sendall(struct.pack("!ii", 8, 80877103))
+    return "" if line.recv(1) in (b"S", b"N") else "what listens there is no PostgreSQL"

@@ -1,4 +1,7 @@
-"""An open run as its writer holds it: buffered metrics, a manifest of artifacts, a scratch folder.
+"""An open run as its writer holds it: a spool of what it logs, a manifest, a scratch folder.
+
+Metrics go to the spool, on disk, and from there to the store, by a thread of their own. So does all
+else where the store is remote: the process that computes asks it nothing.
 
 The order at the end is what makes a run trustworthy: results, then the manifest of their digests,
 then the completion mark, then FINISHED. MLflow's FINISHED alone proves nothing.
@@ -15,19 +18,24 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
-from papertrail.core import digests
+from papertrail.core import digests, spool
 from papertrail.core import progress as progress_
-from papertrail.core.errors import in_a_line
+from papertrail.core.errors import Missing, in_a_line
 from papertrail.core.identity import Identity
+from papertrail.core.paths import checked
+from papertrail.core.patience import away, why_away
+from papertrail.core.sending import Sender
+from papertrail.core.spool import Kind, Spool
 from papertrail.core.store import Store
 
 COMPLETE = "papertrail.complete"
 MANIFEST, FAILURE = "manifest.json", "failure.txt"
 INVALIDATED = "papertrail.invalidated"
 BATCH, FLUSH_SECONDS = 500, 5.0  # one call carries 500 metrics as cheaply as one: a call costs ms
+GRACE_SECONDS = 5.0  # for the store to hear of an end that is no result
 TAG_LIMIT, PARAM_LIMIT = 8000, 6000  # MLflow's own: it cuts without a word
 PARENTS, PARENTS_PER_TAG = "papertrail.parents", 200  # 33 characters each
 
@@ -47,51 +55,69 @@ def parents_of(tags: Mapping[str, str]) -> list[str]:
 
 
 class Run:
-    """An open MLflow run: buffers metrics, keeps a manifest, knows its scratch folder."""
+    """An open MLflow run: spools what is logged, keeps a manifest, knows its scratch folder."""
 
     def __init__(self, store: Store, run_id: str, identity: Identity, seen: Mapping[str, int]):
         self.store, self.run_id, self.identity = store, run_id, identity
         self.folder = store.folder(identity.digest)
         self.pid = os.getpid()  # a forked child has a copy of this object, and no run
         self._seen = dict(seen)  # metric -> last step already in the store, from before a resume
-        self._buffer: list[Metric] = []
-        self._flushed = time.monotonic()
-        self._refused = False  # whether the store took nothing when it was last asked
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._sender: Sender | None = None
+        self._waiting, self._woken = 0, time.monotonic()  # metrics since the sender was last told
         self._pace = progress_.Pace()
         self._manifest: dict[str, dict[str, Any]] = {}
         self._failed_gates: list[str] = []
         self._parents: dict[str, None] = {}  # run ids in the order of first use
         self._marked = False  # whether the completion mark is written
+        self.note = ""  # the paragraph for people
+        self.headlines: dict[str, None] = {}  # metrics that people compare, in the order of logging
+        self._ended = False  # whether nothing more is taken
 
     def metrics(self, values: Mapping[str, int | float], step: int = 0) -> None:
-        now = int(time.time() * 1000)
+        """Log numbers. OSError where the disk has no room to keep them."""
+        new = {k: float(v) for k, v in values.items() if step > self._seen.get(k, -1)}
+        if not new:
+            return
         with self._lock:
-            self._buffer += [
-                Metric(key, float(value), now, step)
-                for key, value in values.items()
-                if step > self._seen.get(key, -1)
-            ]
-            full = len(self._buffer) >= BATCH and not self._refused
-        if full or time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._try_to_flush()
+            if self._ended:
+                return  # of a thread that has not noticed
+            self._append("metrics", [int(time.time() * 1000), step, new])
+            self._waiting += len(new)
+            now = time.monotonic()
+            if self._waiting >= BATCH or now - self._woken > FLUSH_SECONDS:
+                self._waiting, self._woken = 0, now
+                self.sender.wake()
 
     def flush(self) -> None:
-        """Send what is buffered; what could not be sent stays buffered and the error is raised."""
-        with self._lock:
-            while self._buffer:
-                self.store.client.log_batch(self.run_id, metrics=self._buffer[:BATCH])
-                del self._buffer[:BATCH]
-        self._flushed, self._refused = time.monotonic(), False
+        """Have all that was logged in the store; an outage of a remote one is waited out."""
+        if self._sender is not None:
+            self._sender.empty_patiently()
 
-    def _try_to_flush(self) -> None:
-        """A store that does not answer delays metrics; it must not end hours of training."""
-        try:
-            self.flush()
-        except MlflowException as error:
-            if not self._refused:
-                progress_.say(f"run {self.run_id}: metrics wait for the store ({in_a_line(error)})")
-            self._flushed, self._refused = time.monotonic(), True
+    def to_disk(self) -> None:
+        """Have all that was logged survive whatever happens: a resumed run sends it first."""
+        if self._sender is not None:
+            self._sender.spool.to_disk()
+
+    @property
+    def sender(self) -> Sender:
+        """Who empties the spool of this run, which is made when there is something to put there."""
+        if self._sender is None:
+            with self._lock:
+                folder = spool.folder_of(self.store.work, self.identity.digest, self.run_id)
+                made = Spool(folder)
+                if not made.end:
+                    made.append(
+                        "head", spool.head(self.store.shown, self.run_id, self.identity.form)
+                    )
+                self._sender = Sender(made, self.run_id, self.store)
+        return self._sender
+
+    def _append(self, kind: Kind, body: Any) -> None:
+        with self._lock:
+            self.sender.spool.append(kind, body)
+            if self.store.remote and self.sender.thread is None:
+                self.sender.wake()
 
     def progress(self, done: float) -> None:
         left = self._pace.seconds_left(done)
@@ -99,8 +125,16 @@ class Run:
         self.metrics(values, step=int(done * 10_000))
 
     def tags(self, values: Mapping[str, str]) -> None:
+        """Tag the run: at once on this machine, else soon and in order."""
+        if self.store.remote:
+            return self._append("tags", dict(values))
         tags = [RunTag(key, value) for key, value in values.items()]
         self.store.client.log_batch(self.run_id, tags=tags)
+        return None
+
+    def input(self, name: str, digest: str, source: str, context: str) -> None:
+        """Note that the run read a dataset."""
+        self._append("input", [name, digest, source, context])
 
     def gate(self, name: str, passed: bool, sentence: str) -> None:
         self.metrics({f"gate/{name}": float(passed)})
@@ -110,15 +144,24 @@ class Run:
 
     def artifact(self, path: Path, under: str = "") -> None:
         """Log one file and note its digest for the manifest."""
-        self.store.client.log_artifact(self.run_id, str(path), under or None)
-        name = f"{under}/{path.name}" if under else path.name
+        name = checked(f"{under}/{path.name}" if under else path.name)
+        if self.store.remote:
+            with self._lock:
+                spooled = self.sender.spool
+                ours = any(map(path.is_relative_to, (self.folder, spooled.folder)))
+                spooled.keep(path, name, ours)
+                self.sender.wake()
+        else:
+            self.store.client.log_artifact(self.run_id, str(path), under or None)
         self._manifest[name] = {"sha256": digests.sha256(path), "bytes": path.stat().st_size}
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
         """A path to write to; what is there when the block ends becomes the artifact `name`."""
         folder, _, file = name.rpartition("/")
-        with tempfile.TemporaryDirectory() as scratch:
+        # What is written in the spool's folder needs no copy to stay there.
+        beside = self.sender.spool.folder if self.store.remote else None
+        with tempfile.TemporaryDirectory(dir=beside) as scratch:
             path = Path(scratch) / file
             yield path
             self.artifact(path, folder)
@@ -149,27 +192,83 @@ class Run:
         )
 
     def complete(self) -> None:
-        """Manifest, then the mark that makes the run usable, then FINISHED."""
+        """Manifest, then the mark that makes the run usable, then FINISHED.
+
+        Missing where the store stays away for longer than one waits: all is on disk then.
+        """
         self.metrics({"progress": 1.0, "eta_seconds": 0.0}, step=10_000)
-        self.flush()
+        if not self.store.remote:
+            self.flush()
         manifest = json.dumps(self._manifest, indent=1, sort_keys=True)
         self.text(MANIFEST, manifest)
         self.tags({COMPLETE: sha256(manifest.encode()).hexdigest()})
         self._marked = True
-        self.store.client.set_terminated(self.run_id, "FINISHED")
+        if not self.store.remote:
+            return self.store.client.set_terminated(self.run_id, "FINISHED")
+        try:
+            self._append("end", ["FINISHED", int(time.time() * 1000)])
+            self._ended = True
+            self.to_disk()
+            return self.flush()
+        except Exception as error:
+            if not away(error):
+                raise
+            raise Missing(
+                f"run {self.run_id} is complete on disk, but {self.store.shown} is away "
+                f"({why_away(error)}): mlflow run . -e sync delivers it"
+            ) from error
 
     def abandon(self, status: str, reason: str, trace: str = "") -> bool:
         """End without a result, keeping what was logged; whether `failure.txt` has the trace."""
         if self._marked:
             return False  # it is complete: who looks next finds the mark and ends it as FINISHED
         try:
-            self.flush()
-            self.tags({"papertrail.failure": shortened(reason)})
-            self.store.client.set_terminated(self.run_id, status)
-            if trace:
-                self.text(FAILURE, trace)
+            if not (self.store.remote and self._spooled(status, reason, trace)):
+                self._end_at_once(status, reason, trace)
         except (MlflowException, OSError) as error:  # what ends the run matters more than this
-            said = f"{in_a_line(error)}; {len(self._buffer)} metrics unsent"
+            waits = self._sender is not None and self._sender.spool.waits
+            said = why_away(error) + ("; what it logged last is on disk" if waits else "")
+            if self.store.remote and away(error):
+                said += "; mlflow run . -e sync delivers it"
             progress_.say(f"run {self.run_id}: could not be marked {status} ({said})")
             return False
         return bool(trace)
+
+    def _end_at_once(self, status: str, reason: str, trace: str) -> None:
+        unsent = ""
+        try:
+            if self._sender is not None:
+                self._sender.empty(GRACE_SECONDS)
+        except (MlflowException, OSError) as error:
+            if self.store.remote and away(error):
+                raise
+            unsent = in_a_line(error)
+        tags = [RunTag("papertrail.failure", shortened(reason))]
+        self.store.impatient.log_batch(self.run_id, tags=tags)
+        self.store.impatient.set_terminated(self.run_id, status)
+        if unsent:
+            progress_.say(f"run {self.run_id}: what it logged last is on disk only ({unsent})")
+        if trace and not self.store.remote:
+            self.text(FAILURE, trace)
+
+    def _spooled(self, status: str, reason: str, trace: str) -> bool:
+        """Send the end behind all else; False where the disk has no room to note it."""
+        try:
+            if trace:
+                self.text(FAILURE, trace)
+            self.tags({"papertrail.failure": shortened(reason)})
+            self._append("end", [status, int(time.time() * 1000)])
+        except OSError:
+            return False
+        self._ended = True
+        self.to_disk()
+        self.sender.empty(GRACE_SECONDS)
+        return True
+
+    def close(self) -> None:
+        """Let go of the spool: it is gone if the store has everything."""
+        if self.pid == os.getpid():
+            with self._lock:
+                self._ended = True
+            if self._sender is not None:
+                self._sender.stop()

@@ -6,6 +6,8 @@ another, a server for example.
 
 import logging
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from papertrail.core.errors import BadInput, Missing, in_a_line
+from papertrail.core import progress
+from papertrail.core.errors import BadInput, Missing, in_a_line, without_password
+from papertrail.core.patience import Patient, patience, pauses
 
 ROOT = Path(__file__).parents[3]
 DATABASE = "mlflow.db"
@@ -29,6 +33,21 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)  # migrations, monitors: n
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 # A bar for each small file that comes from a server: our own bars say what takes long.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# MLflow would print the address of each run, with a password that may be in it.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# MLflow would try seven times, for two to four minutes, in whatever thread asks. Here one call ends
+# soon, and who can wait does so where it hurts nobody: see patience and sending.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0.2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+# MLflow's client believes a server that it can be bypassed, and would fetch from a storage that
+# maybe only the server reaches. A large upload goes there in parts where the environment says so.
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
+os.environ.setdefault("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", str(64 << 20))
+HEALTHY_SECONDS = 10.0  # a process that asks one question after another does not ask this as often
+_HEALTHY: dict[str, float] = {}  # address -> when it last answered
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,23 @@ class Store:
 
     @property
     def client(self) -> MlflowClient:
+        """MLflow's client; where the store is remote, each call waits out an outage."""
+        return _patient(self.uri) if self.remote else _client(self.uri)
+
+    @property
+    def impatient(self) -> MlflowClient:
+        """The same, whose calls fail as soon as a remote store does not answer."""
         return _client(self.uri)
+
+    @property
+    def remote(self) -> bool:
+        """Whether a server has to answer: it may be away for a while, or slow."""
+        return "://" in self.uri and urlparse(self.uri).scheme not in ("sqlite", "file")
+
+    @property
+    def shown(self) -> str:
+        """The address as it may be printed: without a password."""
+        return without_password(self.uri)
 
     @property
     def beside(self) -> Path:
@@ -66,7 +101,7 @@ class Store:
         if found.lifecycle_stage == "deleted":
             again = f"mlflow experiments restore --experiment-id {found.experiment_id}"
             raise BadInput(
-                f"experiment: it was deleted in {self.uri} ({name}); restore it with {again}, or "
+                f"experiment: it was deleted in {self.shown} ({name}); restore it with {again}, or "
                 "name another by MLFLOW_EXPERIMENT_NAME"
             )
         return str(found.experiment_id)
@@ -82,14 +117,16 @@ class Store:
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
         """Address of a run's page; for a local file, as `mlflow ui` shows it on its usual port."""
-        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        # Whoever opens it is asked for a name and a password, which stand in no page of a run.
+        base = re.sub(r"(?<=://)[^/]*@", "", self.uri)
+        base = base if base.startswith("http") else "http://127.0.0.1:5000"
         return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def ui_command(self) -> str | None:
         """The command that opens this store in a browser; None where a server already does."""
         if self.uri.startswith("http"):
             return None
-        return f"mlflow ui --backend-store-uri {self.uri}"
+        return f"mlflow ui --backend-store-uri {self.shown}"
 
     def _artifacts(self, name: str) -> str | None:
         """Artifacts of a SQLite store lie beside its file, not in the current folder."""
@@ -102,11 +139,13 @@ def connect(uri: str | None = None, work: Path | None = None) -> Store:
     """The store that the environment names; creates a local database under a lock if needed.
 
     `uri` and the scratch folder `work` stand above what the environment says.
-    OSError where it can neither be read nor made.
+    OSError where it can neither be read nor made; Missing, within seconds, where a server is away.
     """
     uri = uri or tracking_uri()
     named = os.environ.get("PAPERTRAIL_WORK") or Store(uri, ROOT).beside / "mlruns" / "work"
     store = Store(uri, Path(work or named).absolute())
+    if store.remote:
+        _answers(store)
     if uri.startswith("sqlite") and not _stands(sqlite_path(uri)):
         with store.lock("database"):
             if not _stands(sqlite_path(uri)):
@@ -122,7 +161,9 @@ def in_one_line() -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         kept = "; ".join(error.__notes__[:1]) if hasattr(error, "__notes__") else "nothing was kept"
-        raise Missing(f"{in_a_line(error)} (store {tracking_uri()}); {kept}") from error
+        raise Missing(
+            f"{in_a_line(error)} (store {without_password(tracking_uri())}); {kept}"
+        ) from error
     except SystemExit as error:
         raise Missing(f"no result: its code left the process by exit({error.code})") from error
 
@@ -130,6 +171,30 @@ def in_one_line() -> Iterator[None]:
 def tracking_uri() -> str:
     """Of the store that the environment names, else of the one beside the code."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / DATABASE}"
+
+
+def _answers(store: Store) -> None:
+    """Missing unless the server answers. Whoever computes for somebody else waits for it instead:
+    the plan that started it should not lose a run to a restart."""
+    from papertrail.core import reach  # knows stores itself
+
+    if time.monotonic() - _HEALTHY.get(store.uri, -HEALTHY_SECONDS) < HEALTHY_SECONDS:
+        return
+    silence = reach.silence(store.uri)
+    if silence and progress.WORKER in os.environ:
+        progress.say(f"{store.shown}: {silence}; waiting up to {patience():.0f} s for it")
+        end = time.monotonic() + patience()
+        for pause in pauses():
+            if not silence or time.monotonic() > end:
+                break
+            time.sleep(pause)
+            silence = reach.silence(store.uri)
+    if silence:
+        raise Missing(
+            f"tracking store {store.shown}: {silence}; start it, or compute without it by "
+            "-P tracking=local and bring the runs over later by -e export and -e import"
+        )
+    _HEALTHY[store.uri] = time.monotonic()
 
 
 def _stands(database: Path) -> bool:
@@ -163,6 +228,11 @@ def _make(store: Store) -> None:
 @lru_cache
 def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
+
+
+@lru_cache
+def _patient(uri: str) -> MlflowClient:
+    return Patient(_client(uri), f"tracking store {without_password(uri)}")
 
 
 def folder_behind(address: str) -> Path | None:

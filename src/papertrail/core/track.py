@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.entities import Param, RunTag
 
-from papertrail.core import cli
+from papertrail.core import cli, pruning, slurm
 from papertrail.core.drift import code_of
 from papertrail.core.errors import BadInput, Interrupted
 from papertrail.core.experiment import Experiment
 from papertrail.core.heartbeat import BEAT, beat, beating
-from papertrail.core.identity import Identity, canonical, dumps, flat
+from papertrail.core.identity import Identity, by_option, canonical, dumps
 from papertrail.core.owner import Owner
 from papertrail.core.run import FAILURE, PARAM_LIMIT, Run, shortened
+from papertrail.core.sampling import sampled
+from papertrail.core.sending import log_input
 from papertrail.core.stopping import refuse_swallowed, signals_raise
 from papertrail.core.store import ROOT, Store
 
@@ -105,19 +105,17 @@ def artifacts(folder: Path, under: str) -> None:
 def dataset(name: str, digest: str, source: str, context: str) -> None:
     """Log that the open run read the dataset `name`, whose content has this digest."""
     # 36 and 500 characters are what the store's columns hold.
-    entity = Dataset(name[:500], digest[:36], "papertrail", json.dumps({"uri": source}))
-    inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", context)])]
-    try:
-        run().store.client.log_inputs(run().run_id, inputs)
-    except MlflowException as error:
-        if not any(word in str(error).lower() for word in ("unique", "duplicate")):
-            raise
-        # Another process was the first to name this dataset, between MLflow's look and its insert.
-        run().store.client.log_inputs(run().run_id, inputs)
+    named = (name[:500], digest[:36], json.dumps({"uri": source}), context)
+    open_run = run()
+    if open_run.store.remote:
+        open_run.input(*named)
+    else:
+        log_input(open_run.store.client, open_run.run_id, named)
 
 
 def describe(note: str) -> None:
     """The paragraph for people at the top of the run's page."""
+    run().note = note
     tags({"mlflow.note.content": note})
 
 
@@ -147,7 +145,7 @@ def opened(
     active = Run(store, run_id, identity, seen)
     token = _OPEN.set(active)
     try:
-        with signals_raise(), _system_metrics(active, fresh), beating(store, run_id):
+        with signals_raise(), sampled(active, seen), beating(store, run_id):
             _introduce(active, experiment, config, before.params)
             _check_data(experiment, config, identity)
             yield active
@@ -161,6 +159,7 @@ def opened(
             error.add_note(f"run {run_id} keeps the traceback in {FAILURE}")
         raise
     finally:
+        active.close()
         _OPEN.reset(token)
 
 
@@ -192,6 +191,8 @@ def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping
         "papertrail.owner": str(Owner.current()),
         THREADS: os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1),
         BEAT: beat(0),
+        **pruning.marks(active.identity.digest),
+        **slurm.marks(),
     }
     also = [RunTag(key, value) for key, value in carried.items()]  # a short run is mostly calls
     active.store.client.log_batch(active.run_id, params=params[:PARAM_BATCH], tags=also)
@@ -206,7 +207,7 @@ def options(config: Any) -> dict[str, str]:
     """Every option as the param that a run carries."""
     spelled = {
         key: value if isinstance(value, str) else dumps(value)
-        for key, value in flat(canonical(config)).items()
+        for key, value in by_option(config).items()
     }
     return {f"cfg.{key}": shortened(text, PARAM_LIMIT) for key, text in spelled.items()}
 
@@ -230,26 +231,10 @@ def _ending(error: BaseException) -> tuple[str, str, str]:
     return "FAILED", " ".join(f"{type(error).__name__}: {error}".split()), trace
 
 
-@contextmanager
-def _system_metrics(active: Run, fresh: bool) -> Iterator[None]:
-    """CPU, memory, disk and GPU of runs that last longer than a minute: the first sample logged
-    averages six of ten seconds each."""
-    monitor = SystemMetricsMonitor(
-        active.run_id,
-        sampling_interval=10,
-        samples_before_logging=6,
-        resume_logging=not fresh,  # it asks the store how far they came
-        tracking_uri=active.store.uri,
-    )
-    monitor.start()
-    try:
-        yield
-    finally:
-        monitor.finish()
-
-
 def commit() -> str:
     """Commit of the code, marked where the tree has uncommitted changes; empty outside git."""
+    if slurm.COMMIT in os.environ:  # a snapshot of the code lies outside git
+        return os.environ[slurm.COMMIT]
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     try:

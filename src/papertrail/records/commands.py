@@ -4,7 +4,7 @@ Imports neither torch nor mlflow, so that a typo answers at once.
 """
 
 import sys
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 
 from papertrail.core import cli
 from papertrail.core.errors import BadInput
@@ -49,8 +49,65 @@ class Acceptance(Verdict):
     """Instead of one run: all usable runs of an experiment."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Registration(Why):
+    """Gives a finished model a name and an alias: models:/NAME@ALIAS."""
+
+    name: str = ""
+    """Of the registered model; else STUDY.MODEL.WHICH. No / and no :, which MLflow refuses."""
+    alias: str = ""
+    """Points at this version; else its seed, as seed42."""
+    move: bool = False
+    """Take the alias from the run that it points at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A folder of runs that checks itself: BagIt with SHA-256."""
+
+    folder: str = ""
+    """Where it is, or will be."""
+    plan: bool = False
+    """Only say how many runs and bytes it is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporting(Archive):
+    """Writes runs and everything that they were built on into a new folder."""
+
+    study: str = ""
+    """All runs of a study."""
+    ids: tuple[str, ...] = ()
+    """Instead of a study: these runs."""
+    unusable: bool = False
+    """Also those that are no answer: failed, interrupted, invalidated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sync:
+    """Sends what waits on disk since the store was away, or since a process was killed."""
+
+    plan: bool = False
+    """Only say what waits."""
+    run: str = ""
+    """Only what this run left: its id."""
+
+
 WHY = Command(
     name="why", study="records", schema=Why, answer="papertrail.records.explain:answer"
+)  # fmt: skip
+REGISTER = Command(
+    name="register", study="records", schema=Registration,
+    answer="papertrail.records.registry:answer",
+)  # fmt: skip
+EXPORT = Command(
+    name="export", study="records", schema=Exporting, answer="papertrail.records.archive:export"
+)  # fmt: skip
+IMPORT = Command(
+    name="import", study="records", schema=Archive, answer="papertrail.records.archive:import_"
+)  # fmt: skip
+SYNC = Command(
+    name="sync", study="records", schema=Sync, answer="papertrail.records.syncing:sync"
 )  # fmt: skip
 INVALIDATE = Command(
     name="invalidate", study="records", schema=Invalidation,
@@ -63,29 +120,37 @@ ACCEPT = Command(
 
 def why() -> None:
     """Launch `why`: the options of an experiment are options of the question about it."""
+    _launch_about(WHY)
+
+
+def register() -> None:
+    """Launch `register`, which can be told a run by the options that it answers."""
+    _launch_about(REGISTER)
+
+
+def _launch_about(command: Command) -> None:
     words = sys.argv[1:]
     asked = [word for word in words if word not in cli.HELP]
     try:
-        # The stanza names conf/why.yaml; the options mean what they mean to the experiment itself.
+        # The stanza names our own conf file; the options mean what they mean to the experiment.
         options = {key: value for key, value in cli.paired(asked) if key != "config"}
         name = options.get("experiment")
         experiment = None if name is None else find(name)
     except BadInput as error:
-        sys.exit(cli.complain("why", error, cli.USAGE))
+        sys.exit(cli.complain(command.name, error, cli.USAGE))
     if experiment is None:
-        return cli.launch(WHY)
+        return cli.launch(command)
     conf = f"--config={cli.CONF / f'{name}.yaml'}"
     helped = [word for word in words if word in cli.HELP]
     return cli.launch(
-        _about(experiment), [conf, *(f"--{k}={v}" for k, v in options.items()), *helped]
+        _about(experiment, command), [conf, *(f"--{k}={v}" for k, v in options.items()), *helped]
     )
 
 
-def _about(experiment: Experiment) -> Command:
-    schema = make_dataclass(
-        "WhyConfig", [], bases=(experiment.schema, Why), frozen=True, kw_only=True
-    )
-    return Command(name="why", study=experiment.study, schema=schema, answer=WHY.answer)
+def _about(experiment: Experiment, command: Command) -> Command:
+    bases = (experiment.schema, command.schema)
+    schema = make_dataclass("AboutConfig", [], bases=bases, frozen=True, kw_only=True)
+    return replace(command, study=experiment.study, schema=schema)
 
 
 def find(name: str) -> Experiment:
