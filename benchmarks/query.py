@@ -1,10 +1,11 @@
 """Reading a store of many runs: we against `mlflow.search_runs`, and one look-up among them.
 
-python benchmarks/query.py [RUNS]
+python benchmarks/query.py [RUNS] [server]
 
 40 params, 40 metrics and 5 tags a run, 30,000 runs unless RUNS says less; a new store on SQLite and
 one on PostgreSQL. One process, interleaved: ours before and after MLflow's; contents compared.
-CPU seconds, of this process alone, say the same where others use the machine.
+CPU seconds, of this process alone, say the same where others use the machine. Then the same runs of
+PostgreSQL through `mlflow server`, page by page, once; with the word `server` only that.
 """
 
 import io
@@ -26,6 +27,7 @@ import many_runs
 import mlflow
 import pandas as pd
 import postgres
+import tracking
 from toy import TOY, ToyConfig
 
 from papertrail.core import query
@@ -89,16 +91,37 @@ def measure(name: str, uri: str, num_runs: int) -> None:
     print(f"  require, a finished run   {milliseconds:8.0f} ms", flush=True)
 
 
+def measure_server(uri: str, folder: Path) -> None:
+    """The runs of a database as clients of a server get them."""
+    with tracking.server(uri, 1, folder) as address:
+        os.environ["MLFLOW_TRACKING_URI"] = address
+        store, begin = connect(), time.process_time()
+        wide, table = timed(lambda: query.runs_table(store))
+        cpu, shape = time.process_time() - begin, table.shape
+        print(f"mlflow server on PostgreSQL: {shape[0]:,} runs x {shape[1]} columns, by pages")
+        print(f"  papertrail, all columns   {wide:8.2f} s   (CPU {cpu:.2f} s)", flush=True)
+        narrow, _ = timed(lambda: query.runs_table(store, **TEN))
+        print(f"  papertrail, ten columns   {narrow:8.2f} s")
+        print(f"  require, a finished run   {hit(store):8.0f} ms", flush=True)
+
+
 def main() -> None:
-    num_runs = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
+    words = sys.argv[1:]
+    all_of_it = "server" not in words
+    num_runs = int(next((word for word in words if word.isdigit()), 30_000))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PAPERTRAIL_WORK"] = f"{folder}/work"
-        measure("SQLite", f"sqlite:///{folder}/mlflow.db", num_runs)
+        if all_of_it:
+            measure("SQLite", f"sqlite:///{folder}/mlflow.db", num_runs)
         if reason := postgres.absent():
             print(reason)
         else:
             with postgres.server() as uri:
-                measure("PostgreSQL", uri, num_runs)
+                if all_of_it:
+                    measure("PostgreSQL", uri, num_runs)
+                else:
+                    many_runs.fill(uri, num_runs)
+                measure_server(uri, Path(folder))
     print(f"load {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
 
 

@@ -4,8 +4,10 @@ python benchmarks/tracking.py [SECONDS]
 
 A run as the shortest evaluation leaves it: opened, 42 params, twelve metrics, a parquet file of 128
 rows, tags, manifest, finished; nothing is computed. SECONDS for each cell, 6 unless told. A store
-is saturated at the first number of writers that adds less than a tenth. Then what one run asks of
-its store: calls of MLflow's client, and what becomes of them, SQL statements or requests.
+is saturated at the first number of writers that adds less than a tenth. Then metrics a second of
+one run that logs 20,000 points, until it is FINISHED, beside one call of MLflow's per point; and
+what one run asks of its store: calls of MLflow's client, and what becomes of them, SQL statements
+or requests.
 """
 
 import io
@@ -118,6 +120,37 @@ def measure(stores: dict[str, str], seconds: float) -> None:
         print(f"{name:<44}{cells} {last}", flush=True)
 
 
+# -- metrics ---------------------------------------------------------------------------------------
+
+STEPS, KEYS, CALLS = 2_000, 10, 100
+
+
+def training(config: Any) -> None:
+    """What a long run logs: points, a few at a time."""
+    for step in range(STEPS):
+        track.metrics({f"train/metric{key}": step / (key + 1) for key in range(KEYS)}, step)
+
+
+TRAINING = Experiment(name="training", study="tracking", schema=Config, verb="tracking:training")
+
+
+def measure_metrics(name: str, uri: str) -> None:
+    """Print metrics a second, ours and one call for each."""
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    store = connect()
+    with redirect_stdout(io.StringIO()):
+        begin = time.perf_counter()
+        record = require(TRAINING, Config(), "force", store)
+        ours = STEPS * KEYS / (time.perf_counter() - begin)
+        client, begin = MlflowClient(uri), time.perf_counter()
+        run_id = client.create_run(record.run.info.experiment_id).info.run_id
+        for step in range(CALLS):
+            client.log_metric(run_id, "metric", step, step=step)
+        theirs = CALLS / (time.perf_counter() - begin)
+    assert len(record.curve("train/metric0")) == STEPS
+    print(f"{name:<44}{ours:>8,.0f} metrics/s   one call each {theirs:>6,.0f}", flush=True)
+
+
 # -- what one run asks of its store ----------------------------------------------------------------
 
 
@@ -224,6 +257,9 @@ def main() -> None:
         for uri in stores.values():
             connect(uri).client.search_experiments(max_results=1)  # MLflow makes its tables
         measure(stores, seconds)
+        print()
+        for name, uri in stores.items():
+            measure_metrics(name, uri)
         print()
         for name, uri in stores.items():
             explain(name, uri)

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 
 from papertrail.core import digests
 from papertrail.core.errors import Missing
 from papertrail.core.identity import Identity, differences
+from papertrail.core.paths import inside
+from papertrail.core.remote import Shelf
 from papertrail.core.run import COMPLETE, INVALIDATED, MANIFEST
 from papertrail.core.store import Store, folder_behind
 from papertrail.core.track import QUESTION
@@ -25,6 +25,7 @@ from papertrail.core.track import QUESTION
 MACHINE = re.compile(r"^(system/|progress$)|(^|[/_])seconds$|per_second|oom_retries")
 """Metrics that measure the machine: they differ between two runs of one question."""
 LARGE = 64 << 20  # bytes
+_SEEN: set[tuple[str, str]] = set()  # address and run id of remote manifests that this process saw
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,17 @@ class Record:
         return self.store.run_url(self.run.info.experiment_id, self.run_id)
 
     def artifact(self, name: str) -> Path:
-        """Local path of an artifact file or folder; Missing if the run does not have it."""
+        """Local path of an artifact file or folder; Missing if the run does not have it.
+
+        Of a remote one, the path of a copy, which has the digest of the manifest.
+        """
         local = self._local
         if local is not None:
-            path = local / name
+            path = inside(local, name)
             if path.exists():
                 return path
             raise Missing(f"run {self.run_id}: no artifact {name} in {local}; recompute the run")
-        try:
-            where = f"{self.run.info.artifact_uri}/{name}"
-            return Path(download_artifacts(artifact_uri=where, tracking_uri=self.store.uri))
-        except (MlflowException, OSError) as error:
-            raise Missing(f"run {self.run_id}: no artifact {name} ({error})") from None
+        return self._copy(name)
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric over the whole run, by step; empty if it was never logged."""
@@ -124,12 +124,14 @@ class Record:
         """The first artifact of the manifest that is gone or has another content.
 
         Of files beyond 64 MiB only the size is looked at, unless `thorough`: a hit must not wait
-        for gigabytes. A remote artifact is checked when it is fetched.
+        for gigabytes. A remote artifact is checked when it is fetched; until then its manifest
+        has to be there, and if `thorough` each file has to have its size.
         """
-        local = self._local
+        local, facts = self._local, self.manifest
         if local is None:
-            return ""
-        facts = json.loads(self.artifact(MANIFEST).read_text(encoding="utf-8"))
+            there = dict(self._shelf.listed("")) if thorough else None
+            lacking = [n for n in facts if there is not None and there.get(n) != facts[n]["bytes"]]
+            return f"its artifact {lacking[0]} is gone or changed" if lacking else ""
         for name, fact in facts.items():
             path = local / name
             if not path.is_file() or path.stat().st_size != fact["bytes"]:
@@ -140,6 +142,38 @@ class Record:
             if digest != facts[name]["sha256"]:
                 return f"its artifact {name} is gone or changed"
         return ""
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Mapping[str, Any]]:
+        """Digest and bytes of each artifact by name; Missing unless the run wrote it at its end.
+
+        A remote one is asked for once a process, whatever copies are here: who deletes artifacts
+        in the storage makes runs compute again.
+        """
+        found: dict[str, dict[str, Any]] = json.loads(
+            self.artifact(MANIFEST).read_text(encoding="utf-8")
+        )
+        return found
+
+    @property
+    def _shelf(self) -> Shelf:
+        return Shelf(self.store, self.run_id, str(self.run.info.artifact_uri))
+
+    def _copy(self, name: str) -> Path:
+        """A checked copy of a remote artifact, or of every file in a remote folder."""
+        shelf = self._shelf
+        if name == MANIFEST:
+            digest, key = self.tags.get(COMPLETE), (self.store.uri, self.run_id)
+            path = shelf.file(name, {"sha256": digest} if digest else None, key not in _SEEN)
+            _SEEN.add(key)
+            return path
+        facts = self.manifest if COMPLETE in self.tags else {}
+        inner = [one for one in facts if one.startswith(f"{name}/")]
+        if COMPLETE not in self.tags:
+            inner = [one for one, _ in shelf.listed(name)]
+        for one in inner:
+            shelf.file(one, facts.get(one))
+        return shelf.folder / name if inner else shelf.file(name, facts.get(name))
 
     @property
     def _local(self) -> Path | None:
