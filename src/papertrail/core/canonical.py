@@ -89,6 +89,20 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return {prefix + ".".join(names): value for names, value in leaves(tree).items()}
 
 
+def by_option(config: Any) -> dict[str, Any]:
+    """Dotted option -> canonical value; unlike in `flat`, a mapping is one option."""
+    return _by_option(config, canonical(config), "")
+
+
+def _by_option(section: Any, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = getattr(section, name)
+        below = _by_option(inner, value, f"{prefix}{name}.") if is_dataclass(inner) else None
+        out |= {f"{prefix}{name}": value} if below is None else below
+    return out
+
+
 def leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     """Names from the root -> value; a name may hold a dot, so joined names can be ambiguous."""
     out: dict[tuple[str, ...], Any] = {}

@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from papertrail.core import progress, stopping, track
+from papertrail.core import progress, pruning, stopping, track
 from papertrail.core.compute import Compute
 from papertrail.core.errors import BadInput
 from papertrail.core.keeper import BEST, Keeper, checkpoints, newest_good, step_of
@@ -151,7 +152,7 @@ def _train(job: Job, place: Place, report: progress.Report) -> L.Trainer:
         max_steps=job.steps,
         max_epochs=1,
         logger=RunLogger() if place.rank == 0 else False,
-        callbacks=[keeper],
+        callbacks=[keeper, *_judges(place)],
         gradient_clip_val=job.clip,
         accumulate_grad_batches=compute.accumulate,
         val_check_interval=max(1, num_batches // job.validations),
@@ -165,10 +166,24 @@ def _train(job: Job, place: Place, report: progress.Report) -> L.Trainer:
         _shared(job.validation, place),  # type: ignore[arg-type]
         batch_size=None,
     )
-    trainer.fit(job.module, batches, seen, ckpt_path=job.start, weights_only=False)
+    trainer.fit(job.module, batches, seen, ckpt_path=job.start, weights_only=True)
     assert trainer.global_step == job.steps, f"trained {trainer.global_step} of {job.steps} steps"
     keeper.finish()
     return trainer
+
+
+def _judges(place: Place) -> list[L.Callback]:
+    """Who tries this run out is told of each validation, by the rank that holds the run: when that
+    one leaves, the others are ended."""
+    if place.rank:
+        return []
+
+    def judge(trainer: L.Trainer, module: L.LightningModule) -> None:
+        identity = track.run().identity.digest
+        step = trainer.global_step - 1  # as the logger counts: the curve in the store has it so
+        pruning.validated(identity, trainer.callback_metrics, step)
+
+    return [LambdaCallback(on_validation_end=judge)]
 
 
 def logged_every(steps: int) -> int:
@@ -219,7 +234,7 @@ def _shared(batches: Sequence[Tensor], place: Place) -> list[Tensor]:
 
 def _take(module: L.LightningModule, checkpoint: Path) -> None:
     """Put the weights of a checkpoint into the module that was handed in."""
-    kept = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(kept["state_dict"])
     if checkpoint.name == BEST:
         track.metrics({"train/best_step": kept["step"], "train/best_loss": kept["val/loss"]})
@@ -231,6 +246,7 @@ def trainer_options(compute: Compute) -> dict[str, Any]:
     # We hand over iterables of ready batches: worker processes would only copy them.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning's
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # we decide
     return {
         "accelerator": compute.accelerator,
         "devices": 1,  # only `fit` spreads over several

@@ -13,6 +13,7 @@ from typing import Any
 from papertrail.core.canonical import (
     annotations,
     arms,
+    by_option,
     canonical,
     canonical_value,
     dumps,
@@ -23,7 +24,10 @@ from papertrail.core.digests import one_look, seen_once
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment
 
-__all__ = ["Identity", "canonical", "differences", "dumps", "flat", "identify", "question"]
+__all__ = [
+    "Identity", "annotation", "by_option", "canonical", "differences", "dumps", "flat", "identify",
+    "question",
+]  # fmt: skip
 SCHEME = 1  # raised when the canonical form itself changes: every identity changes with it
 
 
@@ -86,7 +90,7 @@ def question(experiment: Experiment, config: Any, data: Iterable[str] = ()) -> d
     """
     tree = canonical(config)
     for path in (*experiment.infrastructure, *experiment.unused(config), *data):
-        _annotation(experiment, path)
+        annotation(experiment, path)
         _drop(tree, path)
     for path, value in experiment.neutral.items():
         neutral = _neutral(experiment, path, value)
@@ -113,7 +117,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _annotation(experiment: Experiment, path: str) -> Any:
+def annotation(experiment: Experiment, path: str) -> Any:
     """How the schema annotates the option or section at `path`; our own error if it has none."""
     hint: Any = experiment.schema
     for name in path.split("."):
@@ -128,7 +132,7 @@ def _neutral(experiment: Experiment, path: str, value: Any) -> Any:
     whole = f"{experiment.name}: neutral {path} is a section; give the value of each of its options"
     assert not is_dataclass(value), whole  # its defaults may change, a neutral value never does
     try:
-        return canonical_value(value, _annotation(experiment, path), path)
+        return canonical_value(value, annotation(experiment, path), path)
     except BadInput as error:
         raise AssertionError(f"{experiment.name}: neutral value of {error}") from error
 
@@ -159,7 +163,7 @@ def _drop_emptied(tree: dict[str, Any], path: str, experiment: Experiment) -> No
 
 
 def _came_later(experiment: Experiment, path: str) -> bool:
-    below = [arm for arm in arms(_annotation(experiment, path)) if is_dataclass(arm)]
+    below = [arm for arm in arms(annotation(experiment, path)) if is_dataclass(arm)]
     names = [f"{path}.{name}" for arm in below for name in annotations(arm)]
     return path in experiment.neutral or (
         bool(names) and all(_came_later(experiment, name) for name in names)

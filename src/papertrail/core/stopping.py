@@ -125,6 +125,17 @@ def between_steps() -> Iterator[None]:
         _State.deferred = False
 
 
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Inside `between_steps`, the part in which signals do not wait."""
+    _State.deferred = False
+    try:
+        check()
+        yield
+    finally:
+        _State.deferred = True
+
+
 def take_back() -> None:
     """Handle the signals again after somebody else began to: Lightning answers SIGTERM by leaving
     with exit code 0 before the step's metrics are logged."""
