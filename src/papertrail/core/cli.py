@@ -12,7 +12,7 @@ import secrets
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from pydantic import PositiveInt
 
 from papertrail.core.errors import BadInput, Interrupted, Missing
 from papertrail.core.experiment import Command, Experiment, load
-from papertrail.core.identity import canonical, dumps, flat, identify
+from papertrail.core.identity import by_option, dumps, identify
+from papertrail.core.resources import Slurm
 from papertrail.core.wording import explain, readable
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -40,11 +41,18 @@ Mode = Literal["reuse", "force", "retry_failed", "read_only"]
 class Execution:
     """How a run is executed; none of it is part of what the run is."""
 
+    tracking: str = ""
+    """Address of the store of runs; local: the one beside the code; empty: what the environment
+    says."""
     mode: Mode = "reuse"
     """reuse what stands, resume what was interrupted, compute the rest; force a new computation;
     retry_failed computes only what failed, afresh; read_only never computes."""
     workers: PositiveInt = 1
     """Runs computed side by side on this machine, each in a process of its own."""
+    launcher: Literal["local", "slurm"] = "local"
+    """Whether runs are computed on this machine or as jobs of a SLURM cluster."""
+    slurm: Slurm = field(default_factory=Slurm)
+    """How they are handed to SLURM."""
 
 
 def parse(typed: Command, argv: Sequence[str]) -> tuple[Any, Execution]:
@@ -59,9 +67,28 @@ def parse(typed: Command, argv: Sequence[str]) -> tuple[Any, Execution]:
         raise BadInput(explain(str(error), layered)) from None
     except ValueError as error:  # a rule between options, from a schema's __post_init__
         raise BadInput(" ".join(str(error).split())) from None
-    execution = made.pop("run") if isinstance(typed, Experiment) else Execution()
+    if isinstance(typed, Experiment):
+        execution = made.pop("run")
+    else:
+        execution = Execution(tracking=_tracking(typed, made.pop("tracking")))
     names = [field.name for field in fields(typed.schema)]
     return typed.schema(**{name: made[name] for name in names}), execution
+
+
+def _tracking(typed: Command, name: str) -> str:
+    """The address that a preset names, or that was given itself."""
+    found = _presets(typed, "tracking").get(name)
+    return str(_read(found[-1], must=True)["run"]["tracking"]) if found else name
+
+
+def check_values(typed: Command, values: Sequence[tuple[str, str]]) -> None:
+    """BadInput unless each option takes its text, whatever the others are."""
+    parser = _parser(typed)
+    for option, text in values:
+        try:
+            parser.parse_args([f"--{option}={text}"])
+        except ArgumentError as error:
+            raise BadInput(explain(str(error), {option: text})) from None
 
 
 def launch(typed: Command, argv: Sequence[str] | None = None) -> None:
@@ -75,7 +102,12 @@ def launch(typed: Command, argv: Sequence[str] | None = None) -> None:
         if isinstance(typed, Experiment):
             identify(typed, config)  # reads the data it names: a wrong path is a typo as well
         # mlflow takes seconds to load: a typo above did not wait for it
-        load(typed.answer)(typed, config, execution)
+        answer = load(typed.answer)
+        if execution.tracking:
+            with load("papertrail.core.elsewhere:kept_in")(execution.tracking):
+                answer(typed, config, execution)
+        else:
+            answer(typed, config, execution)
     except BadInput as error:
         sys.exit(complain(typed.name, error, USAGE))
     except (Missing, Interrupted) as error:
@@ -90,19 +122,33 @@ def complain(name: str, error: BaseException, code: int) -> int:
     return code
 
 
-def peek(name: str, key: str, argv: Sequence[str]) -> str:
-    """The text of one option before its schema is known; BadInput if conf/NAME.yaml lacks it."""
+def peek(name: str, key: str, argv: Sequence[str], below: Mapping[str, Any] | None = None) -> str:
+    """The text of one option before its schema is known; BadInput if neither conf/NAME.yaml has it
+    nor the preset `below`, which stands above that file."""
     typed = dict(paired([word for word in argv if word not in HELP]))
     conf = typed.get("config") or str(CONF / f"{name}.yaml")
-    found = typed.get(key, _read(Path(conf), must=False).get(key))
+    found = (_read(Path(conf), must=False) | dict(below or {}) | typed).get(key)
     if found is None:
         raise BadInput(f"{key}: not given; write --{key}=VALUE")
     return str(found)
 
 
+def peek_preset(name: str, group: str, argv: Sequence[str]) -> dict[str, Any]:
+    """What the preset of `group` sets, before the schema is known; empty if none is chosen."""
+    try:
+        chosen = peek(name, group, argv)
+    except BadInput:
+        return {}
+    known = {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
+    path = Path(chosen) if chosen.endswith((".yaml", ".yml")) else known.get(chosen)
+    if path is None or not path.is_file():
+        raise BadInput(f"{group}: no preset ({chosen}); conf/{group} has {', '.join(known)}")
+    return _read(path, must=True)
+
+
 def command(typed: Command, config: Any) -> str:
     """The shortest `mlflow run` that means `config`, for people to copy."""
-    wanted = flat(canonical(config))
+    wanted = by_option(config)
     ways = [[*start, *_differing(plain, wanted)] for start, plain in _starts(typed)]
     options = [f"-P {shlex.quote(f'{key}={text}')}" for key, text in min(ways, key=len)]
     return " ".join(["mlflow run . -e", typed.name, *options])
@@ -114,7 +160,7 @@ def _starts(typed: Command) -> "list[Start]":
     if key not in _STARTS:
         scales = [[("scale", name)] for name in _presets(typed, "scale")]
         _STARTS[key] = [
-            (start, flat(canonical(parse(typed, [f"--{k}={v}" for k, v in start])[0])))
+            (start, by_option(parse(typed, [f"--{k}={v}" for k, v in start])[0]))
             for start in ([], *scales)
         ]
     return _STARTS[key]
@@ -126,7 +172,7 @@ _STARTS: dict[tuple[object, ...], list[Start]] = {}  # a plan asks for a thousan
 
 def arguments(config: Any) -> list[str]:
     """Words for `parse` that mean exactly `config`, whatever conf/ says."""
-    return [f"--{key}={_spelled(value)}" for key, value in flat(canonical(config)).items()]
+    return [f"--{key}={_spelled(value)}" for key, value in by_option(config).items()]
 
 
 def print_help(typed: Command, argv: Sequence[str]) -> None:
@@ -149,6 +195,9 @@ def _parser(typed: Command) -> ArgumentParser:
     parser.add_class_arguments(typed.schema)
     if isinstance(typed, Experiment):
         parser.add_class_arguments(Execution, "run")
+    else:  # nothing is executed, but the runs that it speaks of are somewhere
+        said = "A preset of conf/tracking, or the address of the store of runs."
+        parser.add_argument("--tracking", type=str, default="", help=said)
     return parser
 
 
@@ -190,12 +239,13 @@ def _layers(
         if _is_group(key) and key not in known:
             groups[key] = value
         else:
-            _check_known(key, known)
+            check_known(key, known)
             singles[key] = value
     base = {k: v for k, v in headline.items() if k not in groups}
     layers = _flat(base, known, conf)
-    # `scale` overlays several sections, so it goes under a preset that fills one.
-    for group in sorted(groups, key=lambda name: name in _sections(known)):
+    # `scale` overlays several sections, so it goes under a preset that fills one; and it sorts
+    # before `sweep` and `tuned`, which speak of few options.
+    for group in sorted(groups, key=lambda name: (name in _sections(known), name)):
         layers |= _preset(typed, group, groups[group], known)
     return layers | singles
 
@@ -265,7 +315,7 @@ def _flat(tree: Mapping[str, Any], known: Sequence[str], source: str) -> dict[st
             if isinstance(value, dict) and key not in known:
                 walk(value, f"{key}.")
             else:
-                _check_known(key, known, f"{source}: ")
+                check_known(key, known, f"{source}: ")
                 try:
                     out[key] = _spelled(value)
                 except (TypeError, ValueError):  # a date; NaN and infinity
@@ -279,7 +329,7 @@ def _spelled(value: Any) -> str:
     return value if isinstance(value, str) else dumps(value)
 
 
-def _check_known(key: str, known: Sequence[str], where: str = "") -> None:
+def check_known(key: str, known: Sequence[str], where: str = "") -> None:
     if key in known:
         return
     near = difflib.get_close_matches(key, known, n=1)

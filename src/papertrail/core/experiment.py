@@ -83,6 +83,9 @@ class Experiment(Command):
 
     code: tuple[str, ...] = ()
     """Modules that the verb looks up by name: its imports do not show that it depends on them."""
+    stays: bool = False
+    """Whether it stays in the process of who typed it, even if that has a cluster: a study, which
+    asks for other runs, or a table, which draws them."""
     horizon: Callable[[Any], str] = _no_horizon
     """Dotted path of the option that counts optimizer steps, where a longer run continues a shorter
     one; empty where the schedule depends on how long the run is."""

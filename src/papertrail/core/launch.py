@@ -1,7 +1,7 @@
-"""Where runs are computed: in this process, or side by side in a bounded pool on this machine.
+"""Where runs are computed: in this process, side by side on this machine, or on a cluster.
 
 A launcher takes questions and returns when their answers stand in the store; what runs elsewhere
-goes through the entry point that a person would type. A cluster is one more class with `compute`.
+goes through the entry point that a person would type. SLURM's is papertrail.cluster.launcher.
 """
 
 import os
@@ -14,28 +14,34 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from papertrail.core import cli, progress, stopping, track
-from papertrail.core.cli import Mode
+from papertrail.core.cli import Execution, Mode
 from papertrail.core.errors import Missing
-from papertrail.core.experiment import Question
+from papertrail.core.experiment import Question, load
 from papertrail.core.record import Record
 from papertrail.core.require import PARENT, require, voice_doubts
 from papertrail.core.standing import Standing, standings
 from papertrail.core.store import ROOT, Store, connect
-from papertrail.core.workers import Asked, Worker, chosen, listen
+from papertrail.core.workers import Asked, Worker, listen
+from papertrail.core.workers import chosen as next_of
 
 SOURCES = Path(__file__).parents[2]
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0  # a stopped child writes a checkpoint before it goes
+CLUSTER = "papertrail.cluster.launcher:launcher"  # above us: named, not imported
 
 
+@runtime_checkable
 class Launcher(Protocol):
     """Answers questions; afterwards each either stands in the store or has a reason there."""
 
     def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
         """Return when none is being computed any more; one that fails does not stop the others."""
+
+    def run(self, asked: Sequence[Asked], store: Store) -> None:
+        """Return when each of these commands has ended, well or not; none stops the others."""
 
 
 class Here:
@@ -50,6 +56,10 @@ class Here:
             except (Exception, SystemExit):  # whatever it was, the others do not depend on it
                 traceback.print_exc()
 
+    def run(self, asked: Sequence[Asked], store: Store) -> None:
+        """Commands end their process: they get one of their own."""
+        Pool(1).run(asked, store)
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -62,15 +72,18 @@ class Pool:
     workers: int
 
     def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
-        waiting, staff = [_asked(question, mode) for question in questions], list[Worker]()
+        self.run([asked_for(question, mode) for question in questions], store)
+
+    def run(self, asked: Sequence[Asked], store: Store) -> None:
+        waiting, staff = list(asked), list[Worker]()
         parent, threads = track.current(), shared_threads(self.workers)
         found = environment(store, threads=threads, parent=parent.run_id if parent else None)
         found.setdefault(cli.ORDER, secrets.token_hex(6))  # one for all: a failure is tried once
-        found |= {progress.WORKER: "1"} if len(questions) > 1 else {}
+        found |= {progress.WORKER: "1"} if len(asked) > 1 else {}
         try:
-            with self._bar(len(questions)) as report:
+            with self._bar(len(asked)) as report:
                 while left := len(waiting) + sum(worker.busy for worker in staff):
-                    report(1 - left / len(questions))
+                    report(1 - left / len(asked))
                     self._take_on(waiting, staff, found)
                     _hand_out(waiting, staff)
                     listen(staff, POLL_SECONDS)
@@ -94,7 +107,8 @@ class Pool:
                 staff.append(Worker(found))
 
 
-def _asked(question: Question, mode: Mode) -> Asked:
+def asked_for(question: Question, mode: Mode) -> Asked:
+    """A question as a person would type it."""
     needs = question.experiment.upstream(question.config).values()
     return Asked(_words(question, mode), frozenset(_words(need, mode) for need in needs))
 
@@ -103,7 +117,7 @@ def _hand_out(waiting: list[Asked], staff: Sequence[Worker]) -> None:
     for worker in staff:
         if waiting and not worker.busy:
             at_work = [one.last for one in staff if one.busy and one.last]
-            question = chosen(waiting, worker.last, at_work)
+            question = next_of(waiting, worker.last, at_work)
             if worker.ask(question):
                 waiting.remove(question)
 
@@ -156,12 +170,36 @@ def environment(
     return kept | ({PARENT: parent} if parent else {})
 
 
+def project() -> Path:
+    """Where entry points lie."""
+    return ROOT
+
+
 def shared_threads(workers: int) -> str:
     """OpenMP threads of each of `workers` processes side by side, unless somebody decided."""
     return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
 
 
 _LAUNCHER: ContextVar[Launcher] = ContextVar("launcher", default=Here())  # noqa: B039 (stateless)
+
+
+def current() -> Launcher:
+    """The launcher that `require_all` uses here."""
+    return _LAUNCHER.get()
+
+
+@contextmanager
+def chosen(execution: Execution) -> Iterator[None]:
+    """Inside the block, runs are computed where `execution` says."""
+    if execution.launcher == "local":
+        with pool(execution.workers):
+            yield
+        return
+    token = _LAUNCHER.set(load(CLUSTER)(execution))
+    try:
+        yield
+    finally:
+        _LAUNCHER.reset(token)
 
 
 @contextmanager
@@ -174,6 +212,15 @@ def pool(workers: int) -> Iterator[None]:
         _LAUNCHER.reset(token)
 
 
+def sent_away(question: Question, store: Store, execution: Execution) -> Mode:
+    """Have a question of its own computed on the cluster, if that is where runs are computed; the
+    mode in which to ask for it afterwards. What stays here asks for its runs itself."""
+    if execution.launcher == "local" or question.experiment.stays or execution.mode == "read_only":
+        return execution.mode
+    require_all([question], store, execution.mode)
+    return "read_only"
+
+
 def require_all(
     questions: Sequence[Question], store: Store | None = None, mode: Mode = "reuse"
 ) -> list[Record]:
@@ -184,7 +231,7 @@ def require_all(
     pairs = zip(questions, found, strict=True)
     wanted = [question for question, one in pairs if mode == "force" or one.usable is None]
     if wanted:
-        _LAUNCHER.get().compute(wanted, store, mode)
+        current().compute(wanted, store, mode)
         found = standings(questions, store)
     records = _all_usable(questions, found)
     if open_run:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from papertrail.core.slurm import Job, cluster_name, here, job_of, restarts_here
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -27,17 +29,31 @@ class Owner:
     """Where process ids count: pid 1 of one container is not pid 1 of another."""
     slurm: str = ""
     """Id of the SLURM job, where it is one."""
+    element: str = ""
+    """The same job as an element of its array, 12_3; else the id again."""
+    restarts: int = 0
+    """How often that job had been queued again."""
+    cluster: str = ""
+    """Where its id counts."""
 
     @classmethod
     def current(cls) -> "Owner":
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> "Owner":
+        """A process of this machine; psutil.NoSuchProcess if it has ended."""
         return cls(
             host=socket.gethostname(),
             boot=_boot(),
-            pid=os.getpid(),
-            started=_start(os.getpid()),
+            pid=pid,
+            started=_start(pid),
             machine=_read("/etc/machine-id"),
             namespace=_namespace(),
             slurm=os.environ.get("SLURM_JOB_ID", ""),
+            element=here(),
+            restarts=restarts_here(),
+            cluster=os.environ.get("SLURM_CLUSTER_NAME", ""),
         )
 
     @classmethod
@@ -54,7 +70,42 @@ class Owner:
         return f"process {self.pid} on {self.host}{job}"
 
     def alive(self) -> bool | None:
-        """True or False on evidence; None when this process cannot know."""
+        """True or False on evidence; None when this process cannot know.
+
+        True as well of a process that ended while its job waits or runs again: the job goes on
+        with the run. Only that job itself takes the run back.
+        """
+        lives = self._process_lives()
+        if lives or not self.slurm:
+            return lives
+        if self.was_before(self.current()):
+            return False
+        job = self.job()
+        if job is None or job.state == "vanished":
+            return lives
+        if job.ended:
+            return False
+        return True if job.state == "pending" or job.restarts > self.restarts else lives
+
+    def job(self) -> Job | None:
+        """Its SLURM job as it is now; None if it has none, or nobody here can ask about it."""
+        if not self.slurm or (self.cluster and self.cluster != cluster_name()):
+            return None
+        return job_of(self.element or self.slurm)
+
+    def obituary(self) -> str:
+        """How it ended, as far as anybody knows."""
+        job = self.job()
+        if job is not None and job.state not in ("running", "completed"):
+            return f"its process died; {job}"
+        return "its process died"
+
+    def was_before(self, other: "Owner") -> bool:
+        """Whether it belongs to the same job, before that was queued again."""
+        same = (self.slurm, self.cluster) == (other.slurm, other.cluster)
+        return same and self.restarts < other.restarts
+
+    def _process_lives(self) -> bool | None:
         here = Owner.current()
         if (self.host, self.machine) != (here.host, here.machine):
             return None

@@ -7,7 +7,7 @@ another machine is waited for as long as it gives signs of life.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,24 @@ from filelock import Timeout
 from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
-from papertrail.core import cli, heartbeat, horizon, moved, parts, progress, query, track
+from papertrail.core import (
+    cli,
+    heartbeat,
+    horizon,
+    moved,
+    page,
+    parts,
+    progress,
+    query,
+    sending,
+    track,
+)
 from papertrail.core.cli import Mode
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment
 from papertrail.core.identity import Identity
 from papertrail.core.owner import Owner, user
+from papertrail.core.patience import away
 from papertrail.core.query import IDENTITY
 from papertrail.core.record import Record
 from papertrail.core.run import COMPLETE, INVALIDATED, Run
@@ -29,6 +41,8 @@ from papertrail.core.store import Store, connect
 
 PARENT = "PAPERTRAIL_PARENT_RUN"
 """Environment variable: the run for which a process of the pool computes."""
+NOWHERE = "0"
+"""MLflow's experiment "Default": where `mlflow run` opens a run if nobody named an experiment."""
 POLL_SECONDS = 1.0
 
 
@@ -48,20 +62,26 @@ def require(
     """
     store = store or (current.store if (current := track.current()) else connect())
     if joined:
-        _refuse_used(store, joined)
+        joined = _joinable(store, joined)
     found = standing(experiment, config, store)
-    record = _reusable(experiment, found, mode)
+    if found.usable is None and sending.ended(found.identity.digest, store):
+        with _claim(experiment, found.identity, store):
+            sending.deliver_left(found.identity.digest, store)
+        found = standing(experiment, config, store)
+    record = reused = _reusable(experiment, found, mode)
     if record is None:
         with _claim(experiment, found.identity, store):
+            sending.deliver_left(found.identity.digest, store)
             # Whoever held the claim may have computed it while we waited.
             claimed, found = found, _settled(experiment, config, mode, store)
             if found.identity != claimed.identity:
                 raise BadInput(f"{experiment.name}: its data changed meanwhile; start again")
-            record = _reusable(experiment, found, mode)
+            record = reused = _reusable(experiment, found, mode)
             if record is None:
                 record = _compute(experiment, config, found, mode, store, joined)
-    if joined and record.run_id != joined:
-        _answer(store, joined, record, f"{experiment.title(config)} (reused)")
+    if joined and reused:
+        note = f"Answered by {page.link(reused)}, which had computed this already."
+        _point(store, joined, reused, f"{experiment.title(config)} (reused)", note)
     if current := track.current():
         current.built_on(record.run_id)
     return record
@@ -131,7 +151,8 @@ def _wait_for(experiment: Experiment, record: Record, store: Store) -> None:
     while store.client.get_run(run_id).info.status == "RUNNING":
         alive = owner.alive()
         if alive is False or (alive is None and heartbeat.silent(store, run_id)):
-            return _bury(store, run_id, f"{owner.name} gave no sign of life any more")
+            why = "gave no sign of life any more" if alive is None else owner.obituary()
+            return _bury(store, run_id, f"{owner.name}: {why}")
         time.sleep(POLL_SECONDS)
     return None
 
@@ -144,6 +165,13 @@ def _only_lacks_its_end(record: Record, identity: Identity) -> bool:
         return not (record.changed(identity) or record.incomplete())
     except Missing:
         return False
+
+
+def bury(dead: Iterable[Record], store: Store) -> None:
+    """Have runs whose process died read KILLED; what SLURM knows of their job is said with it."""
+    for record in dead:
+        owner = record.tags.get("papertrail.owner")
+        _bury(store, record.run_id, Owner.parse(owner).obituary() if owner else "its process died")
 
 
 def _bury(store: Store, run_id: str, reason: str) -> None:
@@ -162,38 +190,67 @@ def _compute(
 ) -> Record:
     if mode in ("reuse", "read_only"):
         _refuse_to_fail_twice(experiment, found)
-    resumed = _resumable(found, store) if mode == "reuse" else None
+    # A job that is queued again goes on in any mode.
+    goes_on = mode == "reuse" or (found.interrupted and _was_ours(found.interrupted.tags))
+    resumed = _resumable(found, store) if goes_on else None
     if found.why and mode != "force":
         progress.say(f"{experiment.name}: {found.why}")
     if resumed is not None:
         progress.say(f"{experiment.name}: resuming run {resumed.run_id}")
     run_id = resumed.run_id if resumed else _opened(experiment, config, store, joined)
-    for dead in found.dead:
-        if dead.run_id != run_id:
-            _bury(store, dead.run_id, "its process died")
+    if joined and run_id != joined:
+        computing = query.by_id(run_id, store)
+        note = f"Computed by {page.link(computing)}."
+        _point(store, joined, computing, f"{experiment.title(config)} (elsewhere)", note)
+    bury([dead for dead in found.dead if dead.run_id != run_id], store)
     if not resumed:
         _clear(store, found.identity)
     fresh = resumed is None
     with track.opened(store, experiment, config, found.identity, run_id, fresh) as active:
         horizon.begin(experiment, config, active, may_go_on=fresh and mode != "force")
         experiment(config)
-        _refuse_void_parents(active)
+        page.finish(active, _sound_parents(active))
     parts.discard(active.folder)
     return query.by_id(run_id, store)
 
 
-def _refuse_void_parents(active: Run) -> None:
-    """Missing if something that the open run was built on was invalidated while it computed."""
-    for run_id, record in query.by_ids(active.parents, active.store).items():
+def _sound_parents(active: Run) -> list[Record]:
+    """What the open run was built on; Missing if some of it was invalidated meanwhile."""
+    try:
+        found = query.by_ids(active.parents, active.store) if active.parents else {}
+    except MlflowException as error:
+        if not away(error):
+            raise
+        progress.say(f"run {active.run_id}: whether all it was built on still stands was not asked")
+        return []
+    for run_id, record in found.items():
         if reason := record.tags.get(INVALIDATED):
             raise Missing(f"run {run_id}, on which this was built, was invalidated ({reason})")
+    return list(found.values())
 
 
 def _refuse_to_fail_twice(experiment: Experiment, found: Standing) -> None:
-    """One command tries a question once: dependants of a failure must not repeat it in turn."""
+    """One command tries a question once: dependants of a failure must not repeat it in turn.
+
+    What a job was stopped at, to be queued again, is no failure.
+    """
     order = os.environ.get(cli.ORDER)
     if found.last and order and found.last.tags.get("papertrail.order") == order:
+        if found.last.status in ("RUNNING", "KILLED") and _goes_on(found.last.tags):
+            return
         raise Missing(f"{experiment.name} {found.identity}: {found.why}; not tried again")
+
+
+def _was_ours(tags: Mapping[str, str]) -> bool:
+    """Whether a run with these tags was begun by this very job, before it was queued again."""
+    owner = tags.get("papertrail.owner")
+    return bool(owner) and Owner.parse(str(owner)).was_before(Owner.current())
+
+
+def _goes_on(tags: Mapping[str, str]) -> bool:
+    """Whether the job that began a run with these tags was queued again."""
+    owner = tags.get("papertrail.owner")
+    return _was_ours(tags) or (bool(owner) and Owner.parse(str(owner)).alive() is True)
 
 
 def _resumable(found: Standing, store: Store) -> Record | None:
@@ -205,24 +262,31 @@ def _resumable(found: Standing, store: Store) -> Record | None:
 
 
 def _opened(experiment: Experiment, config: Any, store: Store, joined: str | None) -> str:
-    """The run to compute in: the one that was opened for us, or a new one."""
+    """The run to compute in: the one that was opened for us, or a new one. MLflow cannot move a
+    run: one that it opened where nobody looks points to another among those of its study."""
     if joined is None:
         return _create(experiment, config, store)
     group = store.client.get_run(joined).info.experiment_id
+    if group == NOWHERE:
+        return _create(experiment, config, store)
     store.show_as_models(group)
     moved.settle(store, group)
     return joined
 
 
-def _refuse_used(store: Store, joined: str) -> None:
-    """BadInput unless the run was opened for us just now: another one's results are its own."""
+def _joinable(store: Store, joined: str) -> str | None:
+    """The run that was opened for us; None if this job began it already, before it was queued
+    again. BadInput if it is another's: its results are its own."""
     try:
         run = store.client.get_run(joined)
     except MlflowException:
-        raise BadInput(f"MLFLOW_RUN_ID: not in {store.uri} ({joined}); unset it") from None
+        raise BadInput(f"MLFLOW_RUN_ID: not in {store.shown} ({joined}); unset it") from None
+    if _was_ours(run.data.tags):
+        return None
     if run.info.status != "RUNNING" or IDENTITY in run.data.tags:
         state = f"it is {run.info.status} and somebody's own"
         raise BadInput(f"MLFLOW_RUN_ID: {state} ({joined}); unset it")
+    return joined
 
 
 def _create(experiment: Experiment, config: Any, store: Store) -> str:
@@ -233,7 +297,8 @@ def _create(experiment: Experiment, config: Any, store: Store) -> str:
     tags = {"mlflow.source.name": source, "mlflow.user": user()}
     if parent is None:
         study = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment.study
-        group = os.environ.get("MLFLOW_EXPERIMENT_ID") or store.experiment_id(study)
+        named = os.environ.get("MLFLOW_EXPERIMENT_ID", NOWHERE)
+        group = store.experiment_id(study) if named == NOWHERE else named
     else:
         group = store.client.get_run(parent).info.experiment_id
         tags["mlflow.parentRunId"] = parent
@@ -248,9 +313,8 @@ def _clear(store: Store, identity: Identity) -> None:
         path.unlink() if path.is_file() else path.rmdir()
 
 
-def _answer(store: Store, joined: str, record: Record, name: str) -> None:
-    """The run that `mlflow run` opened points to the one that holds the result."""
-    note = f"Answered by [run {record.run_id}]({record.url}), which had computed this already."
+def _point(store: Store, joined: str, record: Record, name: str, note: str) -> None:
+    """The run that `mlflow run` opened points to the one that holds, or will hold, the result."""
     tags: Mapping[str, str] = {
         "mlflow.runName": name,
         "papertrail.answered_by": record.run_id,

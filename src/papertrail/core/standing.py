@@ -110,7 +110,7 @@ def _judge(identity: Identity, records: Sequence[Record]) -> Standing:
         if record.status in ("RUNNING", "KILLED", "FAILED") and _same(record, identity):
             interrupted = interrupted or record
     if usable:
-        return Standing(identity, usable[0], doubled=_doubled(usable))
+        return Standing(identity, usable[0], interrupted=interrupted, doubled=_doubled(usable))
     return Standing(identity, None, last, interrupted, running, tuple(dead), why)
 
 

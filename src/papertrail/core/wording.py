@@ -7,6 +7,7 @@ from collections.abc import Mapping
 def explain(message: str, given: Mapping[str, str]) -> str:
     """jsonargparse's and pydantic's words as one line: the option, what it takes, what it got."""
     noise = r"\d+ validation errors?.*\n|\[type=.*|For further.*|Parser key |Got value:.*|typing\."
+    noise += r"|Problem with given class_path '[\w.]+':"
     line = " ".join(re.sub(noise, " ", message).replace('"', "").split()).rstrip(". ")
     key, colon, reason = line.partition(":")
     value = given.get(key.strip())
@@ -25,4 +26,5 @@ def readable(help_text: str) -> str:
         return f"{found[1]} " + " and ".join(f"{signs[sign]} {limit}" for sign, limit in parts)
 
     text = re.sub(r"Annotated\[(\w+),([^\]]*)\]", bounds, help_text)
+    text = re.sub(r" +--\S+\.help\n +Show the help for \w+ and exit\.\n", "", text)
     return text.replace("Path to a configuration file.", "A preset's name or a YAML file.")

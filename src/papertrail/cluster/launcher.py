@@ -1,0 +1,79 @@
+"""The launcher of `-P launcher=slurm`: hands over what may be handed over, waits, says what failed.
+
+Its jobs go on without it: it may be stopped, or die, and the same command finds them again.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from papertrail.cluster import stages
+from papertrail.cluster.queue import Queue
+from papertrail.cluster.stages import Task
+from papertrail.core import cli, launch, progress, slurm, track
+from papertrail.core.cli import Execution, Mode
+from papertrail.core.errors import BadInput, Interrupted
+from papertrail.core.experiment import Question
+from papertrail.core.require import bury
+from papertrail.core.resources import EVERY, Slurm
+from papertrail.core.standing import standings
+from papertrail.core.store import Store
+from papertrail.core.workers import Asked
+
+
+def launcher(execution: Execution) -> "Cluster":
+    """The launcher that an execution asks for; BadInput where there is no SLURM."""
+    if not slurm.available():
+        raise BadInput(
+            "run.launcher: there is no SLURM here: no squeue (slurm); type it on a login node"
+        )
+    entries = {path.stem for path in (launch.project() / "entrypoints").glob("*.py")}
+    if unknown := sorted(set(execution.slurm.resources) - entries - {EVERY}):
+        raise BadInput(f"run.slurm.resources: no entry point of that name ({', '.join(unknown)})")
+    return Cluster(execution.slurm, execution.workers)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Runs as jobs."""
+
+    options: Slurm
+    workers: int = 1
+    """Jobs of something that shares its work out itself, as a sweep does."""
+
+    def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
+        """A job for each question and for all that it builds on."""
+        self._work_off(stages.plan(questions, store, mode), store)
+        found = standings(questions, store)
+        bury((dead for one in found for dead in one.dead), store)
+
+    def run(self, asked: Sequence[Asked], store: Store) -> None:
+        """A job for each command."""
+        self._work_off(stages.tasks(asked), store)
+
+    def _work_off(self, tasks: Sequence[Task], store: Store) -> None:
+        queue = Queue(tasks, self.options, store, environment(store))
+        try:
+            with progress.bar(f"{len(tasks)} runs on SLURM") as report:
+                while queue.busy:
+                    queue.step()
+                    report(queue.done)
+                    if queue.busy:
+                        time.sleep(self.options.poll_seconds)
+        except (Interrupted, KeyboardInterrupt, BadInput):
+            progress.say(queue.farewell())
+            raise
+
+
+def environment(store: Store) -> Mapping[str, str]:
+    """What the jobs find in theirs."""
+    if store.uri.startswith("sqlite"):
+        progress.say_once(
+            "sqlite", f"the store is a file ({store.uri}): nodes of several machines need a server"
+        )
+    parent = track.current()
+    found = launch.environment(store, threads=None, parent=parent.run_id if parent else None)
+    found.setdefault(cli.ORDER, secrets.token_hex(6))  # one for all: a failure is tried once
+    return found | {"PAPERTRAIL_WORK": os.fspath(store.work)}
