@@ -102,7 +102,7 @@ def test_each_arm_says_what_it_is(records: dict[str, Record]):
     assert "keeps the sign it had" in notes["sign_frozen"]
     assert "held by nothing, started from abs" in notes["abs_init_free"]
     assert "max(W, 0) after every step" in notes["projected"]
-    assert notes["gelu_clipped"].endswith("layers: gelu_clipped.")
+    assert "layers: gelu_clipped.\n" in notes["gelu_clipped"]
     assert notes["baseline_relu"].startswith("The baseline: nano continued for 12 steps.")
 
 

@@ -71,6 +71,14 @@ def test_the_run_holds_both_arms_all_attacks_and_every_budget(
             assert f"attack/{arm}/{attack}/success_perplexity" in record.metrics
 
 
+def test_people_find_both_arms_under_the_names_of_the_runs_about_one(record: Record):
+    for arm, behind in (("baseline", "/baseline"), ("monotone", "")):
+        assert record.metrics[f"test/perplexity{behind}"] == record.metrics[f"{arm}/perplexity"]
+        for key in ("success_perplexity", "rise"):
+            own = record.curve(f"attack/{arm}/hotflip/{key}")
+            assert record.curve(f"attack/{key}{behind}") == own and len(own) > 2
+
+
 def test_clean_losses_are_the_same_for_every_attack_on_one_arm(rows: pd.DataFrame):
     spread = rows.groupby(["arm", "text"])["clean_nll"].agg(np.ptp)
     assert (spread < 1e-3).all()
@@ -175,7 +183,7 @@ def test_the_export_computes_what_the_checkpoint_computes(record: Record, config
     run = require(TRAIN, one)
     model = starting_point(one)
     constrain(model, one.constraint.scope, one.constraint.init)
-    state = torch.load(run.artifact("checkpoints/last.ckpt"), weights_only=False)["state_dict"]
+    state = torch.load(run.artifact("checkpoints/last.ckpt"), weights_only=True)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
     export = AutoModelForCausalLM.from_pretrained(run.artifact("model"))
     ids = torch.arange(24)[None]

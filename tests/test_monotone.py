@@ -6,7 +6,8 @@ the first test reads what it computed.
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from papertrail.core.require import require
 from papertrail.core.store import Store
 from papertrail.monotone import study
 from papertrail.monotone.config import HOTFLIP, MONOTONE, study_runs
+from papertrail.monotone.robustness import JSON_NAMES
 from papertrail.monotone.schemas import HotFlipConfig, StudyConfig
 from papertrail.monotone.tables import TABLES
 from papertrail.tables import order
@@ -84,6 +86,22 @@ def test_one_command_leaves_every_run_of_the_study(record: Record, config: Study
 def test_the_eight_completion_flags_are_tags(record: Record):
     flags = {key for key in record.tags if key.startswith("stage_")}
     assert flags == {f"stage_{flag}_complete" for flag in FLAGS}
+
+
+def test_the_study_repeats_what_people_compare_as_means_over_seeds(
+    record: Record, config: StudyConfig
+):
+    of_seed: dict[Any, list[float]] = defaultdict(list)
+    for labels, question in study_runs(config):
+        if question.experiment is HOTFLIP:
+            pair, arm, side = require(HOTFLIP, question.config), labels["arm"], labels["side"]
+            of_seed[arm].append(pair.metrics[f"attack/{side}/hotflip/rise"])
+            assert pair.metrics["attack/rise"] == of_seed[arm][-1]
+    for arm, rises in of_seed.items():
+        assert record.metrics[f"attack/rise/{arm}"] == pytest.approx(fmean(rises))
+    for arm in NAMES:
+        tree = record.json("evaluation_results")["pile_test"][JSON_NAMES.get(arm, arm)]
+        assert record.metrics[f"test/perplexity/{arm}"] == pytest.approx(tree["perplexity"])
 
 
 def leaf(tree: Any, path: str) -> Any:

@@ -70,6 +70,16 @@ def test_a_killed_study_goes_on_and_finishes_no_run_twice(
     assert len(now) == 1 + NUM_MODELS + NUM_MODELS * len(SETS) + NUM_MODELS + 1
 
 
+def test_the_study_repeats_where_its_models_put_cities(record: Record, config: StudyConfig):
+    of_one = {
+        labels["model"]: require(question.experiment, question.config).metrics
+        for labels, question in study_representations(config)
+    }
+    for model in ("base", "distance", "angle"):
+        for name in ("heldout/error_mean", "atlantis/error_mean"):
+            assert record.metrics[f"{name}/{model}"] == of_one[model][name]
+
+
 def test_its_plan_then_has_nothing_left_to_compute(
     store: Store, record: Record, config: StudyConfig
 ):

@@ -58,6 +58,12 @@ def name_of(constraint: Constraint) -> str:
     )
 
 
+def behind(name: str) -> str:
+    """What goes behind a metric of the arm `name` in the run of a pair: that run is about the arm
+    beside the baseline, whose metrics go plainly."""
+    return name if name == "baseline" else ""
+
+
 def arms(config: Any, to: type[Any], names: Sequence[str] = PAIR, **changes: Any) -> dict[str, Any]:
     """The models under comparison, as configs of another experiment, by name."""
     return {

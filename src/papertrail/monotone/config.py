@@ -7,13 +7,13 @@ corpus -> pretrain -> monotonize
                                                                             all of it -> monotone
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from papertrail.core import compute, digests
+from papertrail.core import address, compute, digests
 from papertrail.core.compute import INFRASTRUCTURE
 from papertrail.core.errors import BadInput
 from papertrail.core.experiment import Experiment, Question, narrow
@@ -54,9 +54,11 @@ def corpus_config(config: Any) -> CorpusConfig:
 
 def data_digests(config: Any) -> Mapping[str, str]:
     """Content of the text, and of the weights where they lie in a local folder."""
-    digests = dict(CORPUS.data(corpus_config(config)))
-    if Path(config.model.name).is_dir():
-        digests["model.name"] = _weights_digest(Path(config.model.name))
+    digests, name = dict(CORPUS.data(corpus_config(config))), config.model.name
+    if address.registered(name):
+        digests["model.name"] = f"weights:{address.content(name, _loaded_from)}"
+    elif Path(name).is_dir():
+        digests["model.name"] = _weights_digest(Path(name))
     return digests
 
 
@@ -70,9 +72,14 @@ def benchmark_digests(config: Any) -> Mapping[str, str]:
 @digests.seen_once
 def _weights_digest(folder: Path) -> str:
     """Of every file that a checkpoint folder loads from, by name and content."""
-    suffixes = (".json", ".safetensors", ".bin", ".txt")
-    files = sorted(path for path in folder.glob("*") if path.suffix in suffixes)
-    return f"weights:{digests.of_named(files)}"
+    names = _loaded_from([path.name for path in folder.glob("*")])
+    return f"weights:{digests.of_named([folder / name for name in names])}"
+
+
+def _loaded_from(names: Collection[str]) -> list[str]:
+    return sorted(
+        name for name in names if name.endswith((".json", ".safetensors", ".bin", ".txt"))
+    )
 
 
 def _before_pretrain(config: Any) -> Mapping[str, Question]:
@@ -205,11 +212,22 @@ NEUTRAL_LOADED = MappingProxyType({**NEUTRAL, "load.quantization": "none"})
 
 
 def _arm_label(config: Any) -> str:
-    """Which arm, in the words of the tables; what departs from the paper's arm is spelled out."""
+    """Arm and seed, in the words of the tables; then the model, and how the arm is made."""
     one = config.constraint
-    described = f"{name_of(one)} {one.scope} {one.init}" if one.kind == "softplus" else name_of(one)
-    activation = "" if one.activation == "kept" else f" {one.activation}"
-    return f"{described}{activation} seed {config.seed}"
+    made = [one.scope, one.init] if one.kind == "softplus" else []
+    made += [] if one.activation == "kept" else [one.activation]
+    arm_and_seed = f"{name_of(one)} seed {config.seed}"
+    return ", ".join(filter(None, [arm_and_seed, _model_name(config), " ".join(made)]))
+
+
+def _model_name(config: Any) -> str:
+    """Of the model that the study is about, without the folders or the hub's account before it."""
+    return str(config.model.name).rstrip("/").rsplit("/", 1)[-1]
+
+
+def _study_label(config: StudyConfig) -> str:
+    seeds = " ".join(map(str, config.seeds))
+    return f"{len(config.arms)} arms seeds {seeds}, {_model_name(config)}"
 
 
 def _attack_label(config: AttackConfig) -> str:
@@ -236,6 +254,7 @@ PRETRAIN = Experiment(
     horizon=_pretrain_horizon,
     upstream=_before_pretrain,
     data=data_digests,
+    label=lambda config: f"seed {config.seed}, {_model_name(config)}",
 )
 MONOTONIZE = _experiment(
     "monotonize", MonotonizeConfig, _before_monotonize,
@@ -263,7 +282,7 @@ HOTFLIP = _experiment(
     "hotflip", HotFlipConfig, _before_hotflip, revision=2, show="papertrail.monotone.tables:show"
 )  # fmt: skip
 MONOTONE = _experiment(
-    "monotone", StudyConfig, _before_monotone, verb="study:study",
-    label=lambda config: f"{len(config.arms)} arms seeds {' '.join(map(str, config.seeds))}",
+    "monotone", StudyConfig, _before_monotone, verb="study:study", stays=True,
+    label=_study_label,
     show="papertrail.monotone.study:show", data=benchmark_digests,
 )  # fmt: skip

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from papertrail.core import track
+from papertrail.core import page, track
 from papertrail.core.experiment import Question
 from papertrail.core.launch import require_all
 from papertrail.core.record import Record
 from papertrail.monotone import robustness
-from papertrail.monotone.arms import pair
+from papertrail.monotone.arms import behind, pair
 from papertrail.monotone.config import PERPLEXITY, TRAIN, attacks
+from papertrail.monotone.robustness import COMPARED
 from papertrail.monotone.schemas import HotFlipConfig, PerplexityConfig, TrainConfig
 from papertrail.stats.intervals import paired_bootstrap
 from papertrail.tables.figures import budget_curves, save
@@ -27,6 +28,9 @@ def hotflip(config: HotFlipConfig) -> None:
     track.parquet("attacks", rows)
     for flips, metrics in robustness.budget_curves(rows):
         track.metrics(metrics, step=flips)
+        for arm in robustness.arms_of(rows):
+            own = {f"attack/{k}": metrics[f"attack/{arm}/hotflip/{k}"] for k in COMPARED}
+            page.headline(own, behind(arm), step=flips)
     track.metrics(robustness.paired_tests(rows) | robustness.costs(rows))
     track.metrics({"attack/texts": rows["text"].nunique(), "attack/flips": options.flips})
     track.json_result("hotflip_results", robustness.results(rows, options))
@@ -52,9 +56,13 @@ def _scored(config: HotFlipConfig) -> dict[str, Record]:
     scored = dict(zip(asked, answers, strict=True))
     track.progress(0.6)
     split = config.perplexity.split
-    track.metrics(gap(*(documents(record) for record in scored.values())))
     for arm, record in scored.items():
-        track.metrics({f"{arm}/perplexity": record.metrics[f"{split}/perplexity"]})
+        value = record.metrics[f"{split}/perplexity"]
+        page.headline({f"{split}/perplexity": value}, behind(arm))
+        track.metrics({f"{arm}/perplexity": value})
+    price = gap(*(documents(record) for record in scored.values()))
+    track.metrics(price)
+    page.headline({"gap/perplexity": price["gap/perplexity"]})
     return scored
 
 

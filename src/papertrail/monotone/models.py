@@ -2,7 +2,7 @@
 
 from transformers import AutoTokenizer, PreTrainedModel
 
-from papertrail.core import track
+from papertrail.core import address, registry, track
 from papertrail.core.experiment import narrow
 from papertrail.core.require import require
 from papertrail.data.config import CORPUS
@@ -27,12 +27,14 @@ def starting_point(config: PretrainConfig) -> PreTrainedModel:
     if config.model.name == NANO:
         record = require(PRETRAIN, narrow(config, PretrainConfig))
         return from_pretrained(str(record.artifact("model")))
+    if address.registered(config.model.name):
+        track.run().built_on(registry.find(config.model.name).record.run_id)
     return from_pretrained(config.model.name, config.model.revision)
 
 
 def finish(model: PreTrainedModel, corpus: Corpus) -> None:
     """Export plain weights with the tokenizer: what `from_pretrained` loads anywhere."""
-    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_folder, trust_remote_code=False)
     folder = track.run().folder / "model"
     nonnegative.export(model, folder, tokenizer)
     track.artifacts(folder, "model")

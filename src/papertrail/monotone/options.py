@@ -22,7 +22,8 @@ class Model:
     """The language model that is studied."""
 
     name: str = NANO
-    """`nano` is trained from scratch in the shape below; else a hub id or a local folder."""
+    """`nano` is trained from scratch in the shape below; else a hub id, a local folder or
+    models:/NAME@ALIAS."""
     revision: str = "main"
     """Branch, tag or commit of a hub id."""
     layers: PositiveInt = 2

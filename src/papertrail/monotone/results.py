@@ -6,11 +6,12 @@ Pure functions of what the runs hold; what no run holds is absent, never 0.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from papertrail.core.record import Record
 from papertrail.monotone.findings import over_seeds
-from papertrail.monotone.robustness import JSON_NAMES
+from papertrail.monotone.robustness import COMPARED, JSON_NAMES
 from papertrail.monotone.schemas import StudyConfig
 
 Tree = Mapping[str, Any]
@@ -46,6 +47,28 @@ def failed(found: Sequence[Found]) -> dict[str, str]:
 def title(arm: str) -> str:
     """What the original scripts call an arm, or its own name."""
     return JSON_NAMES.get(arm, arm)
+
+
+def compared(found: Sequence[Found], split: str) -> dict[str, dict[str, float]]:
+    """What people compare, as runs about one model call it -> arm -> mean over seeds.
+
+    The baseline's attacks are the same beside every arm: those beside the first count.
+    """
+    asked = [("perplexity", f"{split}/perplexity", f"{split}/perplexity")]
+    asked += [("hotflip", f"attack/{key}", f"attack/{{}}/hotflip/{key}") for key in COMPARED]
+    asked += [("uat", f"uat/{key}", f"uat/{{}}/{key}") for key in COMPARED]
+    base, first, *_ = arms = _arms(of(found, "perplexity"))
+
+    def mean(arm: str, experiment: str, metric: str) -> float:
+        runs = of(found, experiment, arm) or of(found, experiment, first)
+        sides = [base if arm == base else one.side for one in runs]
+        pairs = zip(runs, sides, strict=True)
+        return fmean(one.record.metrics[metric.format(side)] for one, side in pairs)
+
+    return {
+        name: {arm: mean(arm, experiment, metric) for arm in arms}
+        for experiment, name, metric in asked
+    }
 
 
 def evaluation(found: Sequence[Found], config: StudyConfig) -> Tree:

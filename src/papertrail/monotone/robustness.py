@@ -19,6 +19,8 @@ from papertrail.stats.intervals import paired_bootstrap, wilson
 from papertrail.stats.paired import holm, mcnemar, sign_flip_p, wilcoxon_p
 
 DEFINITIONS = ("perplexity", "relative", "absolute")
+COMPARED = ("success_perplexity", "rise")
+"""What of an attack people compare first: its success (PPL +15 %) and how far the loss rises."""
 JSON_NAMES = {"baseline": "baseline_pythia", "monotone": "monotonic_pythia"}
 """What the original study's scripts call the two arms."""
 

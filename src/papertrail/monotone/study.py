@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from papertrail.core import progress, query, track
+from papertrail.core import page, progress, query, track
 from papertrail.core.experiment import Question, narrow
 from papertrail.core.launch import require_all
 from papertrail.core.record import Record
@@ -47,7 +47,11 @@ def study(config: StudyConfig) -> None:
         track.gate("built_on", False, "; ".join(f"{run}: {why}" for run, why in failed.items()))
     attacked = _attacked(found)
     versus = _versus(found, attacked)
+    for name, arms in results.compared(found, config.perplexity.split).items():
+        for arm, value in arms.items():
+            page.headline({name: value}, of=arm)
     for arm, numbers in versus.items():
+        page.headline({"gap/perplexity": numbers["gap"]}, of=arm)
         track.metrics({f"versus/{arm}/{key}": value for key, value in numbers.items()})
     _files(found, config, versus)
     _figures(found, attacked, _transfers(config))

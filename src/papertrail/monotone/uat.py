@@ -18,16 +18,17 @@ from papertrail.attacks.tokens import banned_ids, round_trips
 from papertrail.attacks.trigger_losses import whole_texts
 from papertrail.attacks.under_trainer import Tensors, under_trainer
 from papertrail.attacks.universal import Trigger as Ids
-from papertrail.core import track
+from papertrail.core import page, track
 from papertrail.core.experiment import Question
 from papertrail.core.launch import require_all
 from papertrail.core.record import Record
 from papertrail.data.splits import Split
 from papertrail.monotone import triggers
-from papertrail.monotone.arms import pair
+from papertrail.monotone.arms import behind, pair
 from papertrail.monotone.config import TRIGGER
 from papertrail.monotone.models import open_corpus
 from papertrail.monotone.perplexity import trained
+from papertrail.monotone.robustness import COMPARED
 from papertrail.monotone.schemas import TriggerConfig, UatConfig
 from papertrail.monotone.trigger_figure import trigger_bars
 from papertrail.monotone.trigger_run import (
@@ -47,7 +48,9 @@ from papertrail.tables.figures import save
 def trigger(config: TriggerConfig) -> None:
     """Search a trigger on validation texts, or take the one given, and measure it on test texts."""
     options, corpus = config.trigger, open_corpus(config)
-    given = own_trigger(AutoTokenizer.from_pretrained(corpus.tokenizer_folder), options)
+    given = own_trigger(
+        AutoTokenizer.from_pretrained(corpus.tokenizer_folder, trust_remote_code=False), options
+    )
     texts: dict[Split, Tensor] = {
         "val": chosen_texts(corpus, "val", options.optimised_on, options),
         "test": chosen_texts(corpus, "test", options.evaluated_on, options),
@@ -96,7 +99,9 @@ def uat(config: UatConfig) -> None:
     tests = triggers.paired_tests(*rows.values())
     track.metrics(tests)
     for arm, mine in rows.items():
-        track.metrics(triggers.metrics(mine, f"uat/{arm}"))
+        numbers = triggers.metrics(mine, f"uat/{arm}")
+        track.metrics(numbers)
+        page.headline({f"uat/{key}": numbers[f"uat/{arm}/{key}"] for key in COMPARED}, behind(arm))
         if failed := records[arm].failed_gates:
             track.gate(f"{arm}/trigger", False, failed)
     track.parquet("triggers", pd.concat([mine.assign(arm=arm) for arm, mine in rows.items()]))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from papertrail.core import address
 from papertrail.core.reach import Answer, Hub, cached
 from papertrail.data.config import TOKENIZER_FILES
 from papertrail.monotone.arms import arm
@@ -24,8 +25,9 @@ def model(config: StudyConfig, hub: Hub) -> tuple[Input, Size | None]:
     name, revision = config.model.name, config.model.revision
     if name == NANO:
         return _nano(config)
-    if Path(name).is_dir():
-        return _in_folder(config, Path(name), f"{name}")
+    local = address.folder(name)
+    if local is not None:
+        return _in_folder(config, local, name)
     folder = cached("model", name, revision)
     if folder is not None and not lacking(folder):
         return _in_folder(config, folder, f"{name}@{revision} in the hub's cache")
@@ -67,8 +69,7 @@ def vocabulary(config: StudyConfig) -> int | None:
     name = config.data.tokenizer
     if name == "bpe":
         return config.data.vocab_size
-    folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
-    folder = folder or cached("model", name, "main")
+    folder = address.folder(name) or cached("model", name, "main")
     if folder is None or not (folder / TOKENIZER).is_file():
         return None
     from tokenizers import Tokenizer
@@ -123,7 +124,7 @@ def architecture(folder: Path, config: StudyConfig) -> tuple[Size | None, str]:
     from papertrail.nn import families
 
     try:
-        described = AutoConfig.from_pretrained(folder)
+        described = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         families.family(described.model_type)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(described)  # type: ignore[no-untyped-call]
@@ -176,11 +177,11 @@ def download(name: str, revision: str, files: Sequence[str]) -> None:
 
 
 def tokenizer(name: str, hub: Hub) -> Input:
-    folder = Path(name).expanduser()
-    kept = folder if folder.is_dir() else cached("model", name, "main")
+    folder = address.folder(name)
+    kept = folder if folder is not None else cached("model", name, "main")
     if kept is not None and (kept / TOKENIZER).is_file():
         return found("tokenizer", "ok", f"{name}: {kept / TOKENIZER}")
-    if folder.is_dir():
+    if folder is not None:
         return found("tokenizer", "missing", f"{name}: lacks {TOKENIZER}; save_pretrained it")
     answer = hub.ask("models", name, "main")
     if answer.state == "there":

@@ -162,7 +162,7 @@ WORLD_REPRESENT = _experiment(
     "represent", RepresentConfig, _before_represent, verb="represent:represent"
 )  # fmt: skip
 WORLD = _experiment(
-    "", StudyConfig, _before_world, verb="study:study", unused=_unused_in_study,
+    "", StudyConfig, _before_world, verb="study:study", unused=_unused_in_study, stays=True,
     infrastructure=(*HOW_STUDIED, "plan"),
     label=lambda config: f"seeds {' '.join(map(str, config.seeds))}",
     answer="papertrail.world.plan:answer", show="papertrail.world.study:show",

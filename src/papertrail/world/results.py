@@ -18,6 +18,9 @@ from papertrail.world.generalisation import (
 from papertrail.world.options import TASKS
 from papertrail.world.sheets_models import cka_metric
 
+COMPARED = ("heldout/error_mean", "atlantis/error_mean")
+"""How far from their places cities are put: real ones that no probe saw, and Atlantis."""
+
 
 def tree(graded: pd.DataFrame, alike: pd.DataFrame) -> dict[str, Any]:
     """Matrices, models x tasks, of every seed and their mean, and CKA of every two models.
@@ -61,6 +64,15 @@ def alike_metrics(alike: pd.DataFrame) -> dict[str, float]:
         for other in few
         if np.isfinite(alike.loc[one, other])
     }
+
+
+def compared(placed: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Base and specialists -> where a probe puts cities, as representations call it; means over
+    seeds. `placed` has a row per representation: model, seed and its metrics."""
+    few = placed[~placed["model"].str.contains("+", regex=False)]
+    means = few.groupby("model", sort=False)[[*COMPARED]].mean()
+    return {str(model): dict(zip(COMPARED, map(float, row), strict=True))
+            for model, row in means.iterrows()}  # fmt: skip
 
 
 def _matrices(cells: pd.DataFrame, column: str) -> dict[str, Any]:

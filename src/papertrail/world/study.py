@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from papertrail.core import launch, track
+from papertrail.core import launch, page, track
 from papertrail.core.experiment import Question, narrow
 from papertrail.core.record import Record
 from papertrail.tables import grid, render
@@ -40,12 +40,15 @@ def study(config: StudyConfig) -> None:
     """Compute what is missing, stage by stage; then log matrices, figures and tables."""
     data, evaluated, represented = _stages(config)
     evaluations = _frame("evaluations", evaluated)
-    _frame("representations", represented)
+    placed = _frame("representations", represented)
     readings = {_name(labels): _reading(record) for labels, record in represented}
     cities = pd.read_parquet(data.artifact("cities.parquet"))
     graded, alike = improvements(evaluations), likeness(_vectors(readings, cities))
     track.json_result("world_results", results.tree(graded, alike))
-    track.metrics(results.headline(graded) | results.alike_metrics(alike))
+    page.headline(results.headline(graded))
+    track.metrics(results.alike_metrics(alike))
+    for model, errors in results.compared(placed).items():
+        page.headline(errors, of=model)
     for folder, part in _by_seed(evaluations):
         _draw(figures.of_evaluations(part), folder)
     unit = config.world.unit
