@@ -300,11 +300,11 @@ def test_a_projected_training_goes_on_from_a_checkpoint_exactly(tmp_path: Path):
     fitted(whole, 9)
     first = module_of("projected")
     fitted(first, 3).save_checkpoint(tmp_path / "three.ckpt")
-    saved = torch.load(tmp_path / "three.ckpt", weights_only=False)["state_dict"]
+    saved = torch.load(tmp_path / "three.ckpt", weights_only=True)["state_dict"]
     held = {key: W for key, W in saved.items() if "mlp" in key and key.endswith("weight")}
     assert min(W.min() for W in held.values()) == 0
     second = module_of("projected")
-    fitted(second, 9, ckpt_path=tmp_path / "three.ckpt", weights_only=False)
+    fitted(second, 9, ckpt_path=tmp_path / "three.ckpt", weights_only=True)
     for key, tensor in second.state_dict().items():
         assert torch.equal(tensor, whole.state_dict()[key]), key
     assert not all(
@@ -345,7 +345,7 @@ def test_a_sign_frozen_training_goes_on_from_a_checkpoint_exactly(tmp_path: Path
     fitted(whole, 6)
     fitted(module_of("sign_frozen"), 3).save_checkpoint(tmp_path / "three.ckpt")
     second = module_of("sign_frozen")
-    fitted(second, 6, ckpt_path=tmp_path / "three.ckpt", weights_only=False)
+    fitted(second, 6, ckpt_path=tmp_path / "three.ckpt", weights_only=True)
     theirs = effective_state_dict(whole.model)
     for key, tensor in effective_state_dict(second.model).items():
         assert torch.equal(tensor, theirs[key]), key

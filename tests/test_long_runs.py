@@ -129,7 +129,7 @@ def test_under_bfloat16_autocast_the_master_weights_are_float32_and_v_moves(
 ):
     one = with_(config, precision="bf16-mixed")
     record = require(TRAIN, one)
-    state = torch.load(record.artifact("checkpoints/last.ckpt"), weights_only=False)
+    state = torch.load(record.artifact("checkpoints/last.ckpt"), weights_only=True)
     weights = state["state_dict"]
     assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {
         torch.float32

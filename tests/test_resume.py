@@ -151,7 +151,7 @@ def test_a_finished_training_keeps_its_last_checkpoint_in_the_store_only(
     store: Store, config: PretrainConfig
 ):
     record = require(PRETRAIN, config)
-    state = torch.load(record.artifact("checkpoints/last.ckpt"), weights_only=False)
+    state = torch.load(record.artifact("checkpoints/last.ckpt"), weights_only=True)
     assert state["global_step"] == STEPS
     assert {"optimizer_states", "lr_schedulers", "state_dict"} <= set(state)
     assert not list(folder(config, store).glob("*"))

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -54,9 +54,14 @@ def of_each(paths: Sequence[Path]) -> list[str]:
 
 def of_named(paths: Sequence[Path]) -> str:
     """One hex digest of several files, by name and content, in this order."""
+    return of_pairs(zip((path.name for path in paths), of_each(paths), strict=True))
+
+
+def of_pairs(files: Iterable[tuple[str, str]]) -> str:
+    """`of_named` of files whose names and digests are known."""
     total = hashlib.sha256()
-    for path, content in zip(paths, of_each(paths), strict=True):
-        total.update(f"{path.name} {content}\n".encode())
+    for name, content in files:
+        total.update(f"{name} {content}\n".encode())
     return total.hexdigest()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 
 from papertrail.core.errors import Missing
+from papertrail.core.pruning import SWEEP
 from papertrail.core.record import Record
 from papertrail.core.selection import Wanted, columns, read
 from papertrail.core.sql import Which
@@ -17,7 +19,11 @@ from papertrail.core.store import Store, connect
 if TYPE_CHECKING:
     import pandas as pd  # a finished run is looked up without waiting for pandas
 
+RUN_ID = re.compile("[0-9a-f]{32}")
 EXPERIMENT, IDENTITY = "papertrail.experiment", "papertrail.identity"
+ORIGIN = "papertrail.imported_from"
+"""Id that an imported run had in the store that computed it: papers and artifacts know it by that.
+"""
 
 
 def by_id(run_id: str, store: Store | None = None) -> Record:
@@ -26,15 +32,25 @@ def by_id(run_id: str, store: Store | None = None) -> Record:
     try:
         return by_ids([run_id], store)[run_id]
     except KeyError:
-        raise Missing(f"run {run_id}: not in {store.uri}") from None
+        raise Missing(f"run {run_id}: not in {store.shown}") from None
     except MlflowException as error:
-        raise Missing(f"run {run_id}: not in {store.uri} ({error.error_code})") from None
+        raise Missing(f"run {run_id}: not in {store.shown} ({error.error_code})") from None
 
 
 def by_ids(run_ids: Sequence[str], store: Store) -> dict[str, Record]:
-    """Records of those runs that the store still has, deleted ones included."""
+    """Records of those runs that the store still has, deleted ones included.
+
+    A run that was imported is also found by the id that it had before.
+    """
     found = {r.run_id: r for r in _records(store, Which(ids=run_ids, deleted=True))}
+    if gone := [one for one in run_ids if one not in found and RUN_ID.fullmatch(one)]:
+        found |= {r.tags[ORIGIN]: r for r in _records(store, Which(tag=(ORIGIN, gone)))}
     return {run_id: found[run_id] for run_id in run_ids if run_id in found}
+
+
+def names_of(record: Record) -> list[str]:
+    """The id of a run, and the one that it had before it was imported."""
+    return list(dict.fromkeys([record.run_id, record.tags.get(ORIGIN, record.run_id)]))
 
 
 def by_identities(identities: Sequence[str], store: Store) -> dict[str, list[Record]]:
@@ -51,15 +67,23 @@ def tagged(key: str, value: str, store: Store) -> list[Record]:
 
 
 def usable(
-    experiment: str, store: Store | None = None, where: Mapping[str, object] | None = None
+    experiment: str,
+    store: Store | None = None,
+    where: Mapping[str, object] | None = None,
+    *,
+    trials: bool = False,
 ) -> list[Record]:
-    """Every usable run of an experiment whose options equal `where`, newest first."""
+    """Every usable run of an experiment whose options equal `where`, newest first.
+
+    Runs that were computed for a sweep alone count only with `trials`.
+    """
     wanted = {key: _spelled(value) for key, value in (where or {}).items()}
     which = Which(tag=(EXPERIMENT, [experiment]), status="FINISHED")
     return [
         record
         for record in _records(store or connect(), which)
-        if all(record.config.get(key) == value for key, value in wanted.items())
+        if (trials or SWEEP not in record.tags)
+        and all(record.config.get(key) == value for key, value in wanted.items())
         and not record.unusable()
     ]
 

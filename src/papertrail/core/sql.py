@@ -132,6 +132,14 @@ class Tables:
             bound,
         )
 
+    def points(self, run_id: str) -> Iterable[Any]:
+        """Key, step, time and value of every point of a run's metrics; the value None is NaN."""
+        return self.execute(
+            f"SELECT t.key, t.step, t.timestamp, {VALUES['metrics']} FROM metrics t "
+            "WHERE t.run_uuid = :id ORDER BY t.key, t.timestamp, t.step",
+            {"id": run_id},
+        )
+
     def _member(self, column: str, name: str) -> str:
         return self.dialect.member.format(column=column, name=name)
 

@@ -1,6 +1,6 @@
 """What a corpus is: every option, its default and its meaning. Imports neither torch nor mlflow."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Lt
 from pydantic import PositiveFloat
 
-from papertrail.core import digests
+from papertrail.core import address, digests
 from papertrail.core.experiment import Experiment
 from papertrail.data.text import digest
 
@@ -34,7 +34,7 @@ class Data:
     megabytes: PositiveFloat = 24.0
     """Raw text read at most, in MB (10^6 bytes)."""
     tokenizer: str = "bpe"
-    """`bpe` trains one on the train split; else hub id or local folder of a tokenizer."""
+    """`bpe` trains one on the train split; else hub id, local folder or models:/NAME@ALIAS."""
     vocab_size: VocabularySize = 4096
     """Tokens of the trained BPE: 256 bytes, end of text, and merges."""
     val_fraction: Fraction = 0.05
@@ -53,15 +53,21 @@ def fingerprints(data: Data) -> Mapping[str, str]:
     """Digests of what `data` names on this machine or elsewhere, by option."""
     found = {"data.text": digest(data.text, data.revision)}
     tokenizer = Path(data.tokenizer).expanduser()
-    if data.tokenizer != "bpe" and tokenizer.is_dir():
+    if address.registered(data.tokenizer):
+        found["data.tokenizer"] = f"tokenizer:{address.content(data.tokenizer, _of_tokenizer)}"
+    elif data.tokenizer != "bpe" and tokenizer.is_dir():
         found["data.tokenizer"] = _tokenizer_digest(tokenizer)
     return found
 
 
 def _tokenizer_digest(folder: Path) -> str:
     """Over the files that make a tokenizer, so that weights in the same folder do not count."""
-    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return f"tokenizer:{digests.of_named(files)}"
+    names = _of_tokenizer([path.name for path in folder.glob("*")])
+    return f"tokenizer:{digests.of_named([folder / name for name in names])}"
+
+
+def _of_tokenizer(names: Collection[str]) -> list[str]:
+    return [name for name in TOKENIZER_FILES if name in names]
 
 
 CORPUS = Experiment(

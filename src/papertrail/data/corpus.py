@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from papertrail.core import progress, track
+from papertrail.core import address, progress, track
 from papertrail.core.assets import sha256_of
 from papertrail.core.errors import BadInput
 from papertrail.data.card import CARD, TOKENIZER, CorpusCard, SplitCard
@@ -100,9 +100,9 @@ def _read(config: Data, shelves: Mapping[Split, Shelf], report: Report) -> None:
 def _tokenizer(config: Data, train: Iterable[str]) -> Any:
     if config.tokenizer == "bpe":
         return train_bpe(train, config.vocab_size)
-    local = Path(config.tokenizer).expanduser()
+    source = address.folder(config.tokenizer) or config.tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(local if local.is_dir() else config.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(

@@ -6,6 +6,7 @@ Axes: B windows, T tokens.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import lightning as L
@@ -23,11 +24,15 @@ from transformers import (
     PreTrainedModel,
 )
 
+from papertrail.core import address
 from papertrail.core.errors import BadInput
 from papertrail.nn import activations
 from papertrail.nn.families import family
 from papertrail.nn.nonnegative import free_parameters, project
 from papertrail.nn.scoring import head_nll
+
+TRUSTED: dict[str, Any] = {"trust_remote_code": False, "weights_only": True}
+"""A checkpoint is data: safetensors where there are any, else a pickle of tensors alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,21 +92,29 @@ def from_shape(shape: Shape, vocab_size: int, seed: int) -> GPTNeoXForCausalLM:
 
 
 def from_pretrained(name: str, revision: str = "main") -> PreTrainedModel:
-    """A causal LM by hub id or local folder, in float32 whatever its checkpoint is stored in.
+    """A causal LM by hub id, local folder or models:/NAME@ALIAS, in float32 whatever its
+    checkpoint is stored in.
 
-    Master weights are float32; lower precision is the Trainer's autocast. Raises BadInput if there
-    is no such model, and for an architecture that is not supported, before its weights are read.
+    Master weights are float32; lower precision is the Trainer's autocast. Code that comes with a
+    checkpoint is never run, in its pickles neither. Raises BadInput if there is no such model, and
+    for an architecture that is not supported, before its weights are read.
     """
     activations.register()
+    source = str(address.folder(name)) if address.registered(name) else name
     try:
-        settings, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+        settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
         family(settings.get("model_type", "none named"))
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=torch.float32
+            source, revision=revision, dtype=torch.float32, **TRUSTED
         )
     except OSError as error:
         advice = "give a folder with config.json and weights, or a hub id that this host can reach"
         raise BadInput(f"model: not found ({name}); {advice}") from error
+    except UnpicklingError as error:
+        raise BadInput(
+            f"model: its weights hold more than tensors ({name}); give safetensors, or a "
+            "checkpoint that torch.load reads with weights_only"
+        ) from error
     return model
 
 

@@ -17,29 +17,35 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from papertrail.core import address
 from papertrail.core.errors import BadInput
 from papertrail.nn import activations
+from papertrail.nn.language_model import TRUSTED
 
 Quantization = Literal["none", "int8", "nf4"]
 
 
 def load(
-    folder: Path, quantization: Quantization = "none"
+    source: str | Path, quantization: Quantization = "none"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model exported to `folder` and its tokenizer, its parameters frozen if quantized.
+    """A model and its tokenizer from the folder of an export or from models:/NAME@ALIAS; its
+    parameters frozen if quantized.
 
     int8: LLM.int8() (Dettmers et al. 2022), which rounds the inputs of a linear layer too; nf4:
     4-bit NormalFloat with double quantization (Dettmers et al. 2023), computed in float32. Raises
     BadInput for a model without a linear layer to quantize.
     """
     activations.register()
+    folder = address.folder(str(source)) or source
     options = {} if quantization == "none" else {"quantization_config": _config(quantization)}
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, **options
+        folder, dtype=torch.float32, **TRUSTED, **options
     )
     if quantization != "none":
         _settle(model, quantization)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False
+    )
     model.eval()  # type: ignore[no-untyped-call]
     return model, tokenizer
 

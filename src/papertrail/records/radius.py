@@ -69,7 +69,8 @@ def radius(run_ids: Iterable[str], store: Store) -> Radius:
     records = query.by_ids(list(reached), store)
     void = [records[one] for one in reached if one in records and _counts(records[one])]
     quoting = any(_kind(one) == papers.PAPER for one in void)
-    return Radius(void, papers.lines(reached, store) if quoting else [])
+    printed = [run_id for one in records.values() for run_id in query.names_of(one)]
+    return Radius(void, papers.lines(printed, store) if quoting else [])
 
 
 def confirm_raise(experiment: Experiment, config: Any, store: Store) -> None:

@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from papertrail.core import launch, progress
+from papertrail.core import elsewhere, launch, progress
 from papertrail.core.cli import Execution
-from papertrail.core.experiment import Experiment, load
+from papertrail.core.experiment import Experiment, Question, load
 from papertrail.core.record import Record
 from papertrail.core.require import PARENT, require
 from papertrail.core.standing import standing
@@ -30,8 +30,10 @@ def show(experiment: Experiment, config: Any, execution: Execution) -> None:
         store = connect()
         # Ours alone: a child process that inherited it would write into, and end, our run.
         joined = os.environ.pop("MLFLOW_RUN_ID", None)
-        with launch.pool(execution.workers):
-            record = require(experiment, config, execution.mode, store, joined)
+        with launch.chosen(execution):
+            mode = launch.sent_away(Question(experiment, config), store, execution)
+            record = require(experiment, config, mode, store, joined)
+        elsewhere.answered(record)
     load(experiment.show)(record, config)
     print(f"\nrun {record.run_id}  {record.url}")
     if command := store.ui_command():

@@ -69,7 +69,7 @@ def accept(command: Any, config: Acceptance, execution: Any) -> None:
     store = connect()
     if config.experiment:
         _check(config.experiment, config.reason)
-        records = query.usable(find(config.experiment).name, store)
+        records = query.usable(find(config.experiment).name, store, trials=True)
     else:
         _check(config.run, config.reason)
         records = [_known(config.run, store)]

@@ -104,6 +104,7 @@ def rendering(table: Table) -> Experiment:
         show="papertrail.tables.order:show",
         answer="papertrail.tables.order:answer",
         label=lambda config: str(config.name),
+        stays=True,
         revision=2,
         infrastructure=(*table.infrastructure, *HOW),
         neutral=table.neutral,

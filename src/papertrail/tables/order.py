@@ -143,7 +143,7 @@ def _compute_missing(
         return False
     mode: Mode = "retry_failed" if execution.mode == "retry_failed" else "reuse"
     try:
-        with launch.pool(execution.workers):
+        with launch.chosen(execution):
             launch.require_all(chosen, store, mode)
     except Missing as error:
         if not config.partial:

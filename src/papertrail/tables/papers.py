@@ -55,6 +55,7 @@ PAPER = Experiment(
     show="papertrail.tables.paper:show",
     answer="papertrail.tables.paper:answer",
     label=lambda config: Path(config.tex).name,
+    stays=True,
     infrastructure=("verify", "unbacked"),
     data=digests,
 )
