@@ -350,7 +350,7 @@ def test_a_stopped_audit_leaves_nothing_finished_and_no_process(lab: Laboratory,
         process.terminate()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in stderr, stderr
-    assert len(family) == 2 and not any(map(works, family))
+    assert len(family) >= 2 and not any(map(works, family))
     after = lab.runs()
     (audit,) = set(after) - set(before)
     assert after[audit].status == "KILLED" and is_audit(after[audit])

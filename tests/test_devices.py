@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT
+from ranked import waits
 from torch import distributed, nn
 
 from papertrail.core import cli, query, ranks
@@ -99,15 +100,18 @@ def begun(store: Store, config: TrainConfig, request: pytest.FixtureRequest) -> 
         while not any(step_of(path) >= 3 for path in checkpoints(folder)):
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.01)
-        (other,) = (
-            one for one in psutil.Process(process.pid).children() if "follow" in one.cmdline()[-1]
-        )
+        (other,) = ranks_of(process.pid)
         yield wanted, process, other, folder
     finally:
         process.kill()
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
+
+
+def ranks_of(pid: int) -> list[psutil.Process]:
+    """The other ranks of a process, which may have other children as well."""
+    return [one for one in psutil.Process(pid).children() if "follow" in one.cmdline()[-1]]
 
 
 def gone(process: psutil.Process) -> bool:
@@ -138,20 +142,30 @@ def test_a_training_on_two_devices_that_was_stopped_ends_as_if_it_had_not_been(
     assert all(torch.equal(tensor, found[name]) for name, tensor in weights(resumed.run_id).items())
 
 
-def test_no_rank_outlives_the_process_that_holds_the_run(begun: Any):
-    _, process, other, _ = begun
-    process.kill()
+def test_no_rank_outlives_the_process_that_holds_the_run():
+    code = (
+        "from papertrail.core.ranks import together; from ranked import waits\n"
+        "with together(waits, 2, 'cpu'): print('both are there', flush=True); input()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stdout.readline() == "both are there\n"
+        (other,) = ranks_of(process.pid)
+        process.kill()
     assert gone(other)
 
 
-def test_a_run_fails_with_the_reason_of_the_rank_that_died(store: Store, begun: Any):
-    wanted, process, other, _ = begun
-    other.kill()
-    process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert gone(other)
-    why = standing(PRETRAIN, wanted).why
-    assert "FAILED" in why and "rank 1 of 2 was ended by SIGKILL" in why
+def test_a_rank_that_was_killed_is_told_with_what_ended_it():
+    with (
+        pytest.raises(RuntimeError, match="rank 1 of 2 was ended by SIGKILL"),
+        together(waits, 2, "cpu") as place,
+    ):
+        (other,) = ranks_of(os.getpid())
+        other.kill()
+        waits(place)
 
 
 def fails(place: Place) -> None:
@@ -191,11 +205,6 @@ def test_a_rank_that_does_not_come_up_is_told():
 def test_an_error_of_rank_0_is_its_own():
     with pytest.raises(KeyError, match="mine"), together(waits, 2, "cpu"):
         raise KeyError("mine")
-
-
-def waits(place: Place) -> None:
-    """Work that waits for rank 0."""
-    distributed.barrier()
 
 
 def test_a_constrained_layer_arrives_with_the_same_bits_and_independent():

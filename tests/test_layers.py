@@ -17,9 +17,12 @@ LEVELS = (
 FILES = sorted([*ROOT.glob("src/papertrail/*/*.py"), *ROOT.glob("entrypoints/*.py")])
 LIGHT = (
     "data.config", "monotone.config", "monotone.setup", "world.config", "world.tables", "core.cli",
-    "records.commands", "tables.catalog", "tables.main", "tables.auditing",
+    "records.commands", "server.config", "cluster.commands", "sweep.config", "tables.catalog",
+    "tables.main", "tables.auditing",
 )  # fmt: skip
 MLFLOW_ALLOWED = {"core"}
+PLUGIN = "src/papertrail/cluster/backend.py"
+"""What MLflow itself loads: it is made of MLflow's own classes."""
 
 
 def level(package: str) -> int:
@@ -48,7 +51,7 @@ def test_mlflow_is_touched_in_core_only(path: Path):
     names = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
     tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     names |= {node.module or "" for node in tree if isinstance(node, ast.ImportFrom)}
-    if path.parent.name not in MLFLOW_ALLOWED:
+    if path.parent.name not in MLFLOW_ALLOWED and path != ROOT / PLUGIN:
         assert not {name for name in names if name.split(".")[0] == "mlflow"}
 
 

@@ -11,7 +11,8 @@ from conftest import ROOT
 
 from papertrail.core import cli
 from papertrail.core.experiment import Command, Experiment, load
-from papertrail.records.commands import WHY
+from papertrail.records.commands import REGISTER, WHY
+from papertrail.sweep.config import find, sweeping
 from papertrail.tables.auditing import auditing
 from papertrail.tables.catalog import rendering, tables
 
@@ -27,6 +28,10 @@ def typed_as(name: str) -> Command:
         return auditing(tables()["attack_success"])
     if name == "why":
         return WHY
+    if name == "register":
+        return REGISTER
+    if name == "sweep":
+        return sweeping(find("train"))
     source = (ROOT / "entrypoints" / f"{name}.py").read_text()
     found = re.search(r"from (papertrail\S+) import ([A-Z_]+)\n", source)
     assert found, f"entrypoints/{name}.py imports no experiment"
@@ -102,8 +107,8 @@ def test_conda_and_pip_install_the_same_pins():
 
 
 def test_every_dependency_is_pinned():
-    for file in ("requirements.txt", "requirements-dev.txt"):
-        for pin in pins((ROOT / file).read_text()):
+    for file in sorted(ROOT.glob("requirements*.txt")):
+        for pin in pins(file.read_text()):
             assert re.fullmatch(r"[\w.\[\]-]+==[\w.]+", pin), pin
 
 

@@ -161,7 +161,7 @@ def test_a_living_owner_is_running_and_not_doubled(store: Store):
 
 
 def test_mlflow_run_opens_the_run_and_we_join_it(store: Store, client: MlflowClient):
-    opened = client.create_run("0").info.run_id
+    opened = client.create_run(client.create_experiment("typed")).info.run_id
     process = start(MLFLOW_RUN_ID=opened)
     assert started(process) == opened
     finish(process)

@@ -742,8 +742,8 @@ def test_stage_0_of_the_study_takes_two_seconds_and_no_torch(store_uri: str, smo
     assert float(seconds) < 2 and torch_loaded == "False" and int(num_checks) > 8
 
 
-def test_the_options_of_setup_are_those_of_the_study_and_two_more():
+def test_the_options_of_setup_are_those_of_the_study_and_three_more():
     ours, theirs = (set(cli.options_of(one)) for one in (SETUP, MONOTONE))
-    assert ours - theirs == {"fetch", "json"}
+    assert ours - theirs == {"fetch", "json", "tracking"}  # the study has run.tracking
     assert {name for name in theirs - ours if not name.startswith("run.")} == set()
     assert SetupConfig().fetch is False

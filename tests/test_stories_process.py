@@ -206,7 +206,7 @@ def test_killed_between_mark_and_finished_with_an_artifact_lost_is_computed_agai
 def test_a_verb_that_leaves_is_never_an_answer_whatever_its_exit_code(
     people: Crowd, store: Store, client: MlflowClient, do: str, code: int, status: str, word: str
 ):
-    opened = client.create_run("0").info.run_id
+    opened = client.create_run(client.create_experiment("typed")).info.run_id
     member = people.starts(f"--do={do}", environment={"MLFLOW_RUN_ID": opened})
     assert member.ended() == code
     record = query.by_id(opened)
@@ -252,7 +252,7 @@ def test_a_verb_that_catches_its_own_exit_and_goes_on_to_the_end_has_an_answer(p
 def test_what_a_verb_starts_neither_inherits_nor_ends_its_run(
     people: Crowd, store: Store, client: MlflowClient
 ):
-    opened = client.create_run("0").info.run_id
+    opened = client.create_run(client.create_experiment("typed")).info.run_id
     member = people.starts("--do=start others", environment={"MLFLOW_RUN_ID": opened})
     assert member.ended() == 0, member.stderr
     assert "inherited []" in member.stdout

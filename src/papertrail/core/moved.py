@@ -24,9 +24,9 @@ def settle(store: Store, experiment_id: str) -> None:
         try:
             sql.readdress(store.uri, experiment_id, noted, new.as_uri(), whole=not old.exists())
         except sql.Unreadable as error:
-            progress.say(f"{store.uri} has moved, but {error}: artifacts still go to {old}")
+            progress.say(f"{store.shown} has moved, but {error}: artifacts still go to {old}")
         else:
-            progress.say(f"{store.uri} has moved: artifacts go to {new} now, no longer to {old}")
+            progress.say(f"{store.shown} has moved: artifacts go to {new} now, no longer to {old}")
 
 
 def _same(old: Path, new: Path) -> bool:
