@@ -11,7 +11,7 @@ hotflip: .venv/installed
 	mlflow run . -e hotflip --env-manager local --experiment-name monotone
 
 test: check
-	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/tested
 	ruff format --check .

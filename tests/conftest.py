@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from papertrail.core.store import Store
 
 ROOT = Path(__file__).parents[1]
+LONG = (
+    "test_resume", "test_devices", "test_audit", "test_world", "test_monotone", "test_runs",
+    "test_sweep_runs", "test_server", "test_setup", "test_long_runs", "test_attack_resume",
+)  # fmt: skip
+"""Files that take longest: begun first, so that nobody waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; within a file the order stays."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
 
 
 def executed(notebook: str) -> dict[str, Any]:

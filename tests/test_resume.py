@@ -34,6 +34,12 @@ def config(smoke: list[str], request: pytest.FixtureRequest) -> PretrainConfig:
     return found
 
 
+def calm(config: PretrainConfig) -> PretrainConfig:
+    """The same question without a checkpoint, and a wait for the disk, after every step: only who
+    is to be killed needs them."""
+    return replace(config, compute=replace(config.compute, checkpoint_seconds=60.0))
+
+
 def start(config: PretrainConfig) -> "subprocess.Popen[str]":
     words = [sys.executable, str(ROOT / "entrypoints" / "pretrain.py"), *cli.arguments(config)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
@@ -104,11 +110,11 @@ def test_the_resumed_loss_curve_equals_the_uninterrupted_one(
     if number == signal.SIGTERM:
         assert standing(PRETRAIN, config).why.endswith("it is KILLED (stopped by SIGTERM)")
     before(config, store)
-    resumed = require(PRETRAIN, config)
+    resumed = require(PRETRAIN, calm(config))
     said = capsys.readouterr().err
     assert f"resuming run {resumed.run_id}" in said
     assert ("cannot be read" in said) == (before is spoil)
-    uninterrupted = require(PRETRAIN, config, "force")
+    uninterrupted = require(PRETRAIN, calm(config), "force")
     assert uninterrupted.run_id != resumed.run_id
     assert curve(resumed.run_id, store) == curve(uninterrupted.run_id, store)
     assert len(curve(resumed.run_id, store)) == len({s for s, _ in curve(resumed.run_id, store)})
@@ -120,7 +126,7 @@ def test_the_resumed_loss_curve_equals_the_uninterrupted_one(
 def open_ended(config: PretrainConfig, steps: int) -> PretrainConfig:
     """A constant learning rate from the first step: no step depends on how many follow."""
     schedule = replace(config.pretrain, steps=steps, decay="none", warmup=0.0)
-    return replace(config, pretrain=schedule)
+    return replace(calm(config), pretrain=schedule)
 
 
 @pytest.mark.parametrize("config", [1, 2], indirect=True, ids=["whole batches", "accumulated"])
