@@ -1,17 +1,21 @@
-# make hotflip: from an empty machine to the paper's table.    make test: the whole test suite.
+# make hotflip: from an empty machine to the paper's table.    make test: the test suite; make
+# test-slow and make slurm-test: what takes longer, or needs more.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := src
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: hotflip test check bench docs ui screenshots server clean audit-packages slurm-test
+.PHONY: hotflip test test-slow check bench docs ui screenshots server clean audit-packages slurm-test
 
 hotflip: .venv/installed
 	mlflow run . -e hotflip --env-manager local --experiment-name monotone
 
 test: check
-	python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+	python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-slow: .venv/tested
+	python -m pytest -q -n 2 --dist loadfile -m slow
 
 check: .venv/tested
 	ruff format --check .

@@ -3,6 +3,7 @@
 Ends are real: processes that raise, exit, are terminated or killed, on a real SQLite store.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from conftest import ROOT
 from mlflow.tracking import MlflowClient
 from toy import DOUBLE, TOY, Part, ToyConfig
 
-from papertrail.core import query, track
+from papertrail.core import cli, query, track
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Question
 from papertrail.core.identity import identify
@@ -285,6 +286,53 @@ def test_a_pool_computes_side_by_side_and_names_what_failed(
         bad = Question(TOY, replace(ToyConfig(), do="raise"))
         with pytest.raises(Missing, match=r"1 of 2 runs are missing: toy \w+: .*the toy broke"):
             require_all([good[0], bad])
+
+
+def test_machines_that_ask_the_same_at_the_same_moment_compute_it_once(
+    store: Store, tmp_path: Path
+):
+    """Folders that they do not share stand for machines: no lock tells them of each other."""
+    code = (
+        "import sys, time; from pathlib import Path; from toy import TOY, ToyConfig;"
+        "from papertrail.core.require import require;"
+        "print('ready', flush=True); go = Path(sys.argv[1])\n"
+        "while not go.exists(): time.sleep(.001)\n"
+        "print(require(TOY, ToyConfig(do='slow')).run_id)"
+    )
+    go = tmp_path / "go"
+    machines = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(go)], text=True,
+            env=os.environ | ENVIRONMENT | {"PAPERTRAIL_WORK": str(tmp_path / name)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for name in "abc"
+    ]  # fmt: skip
+    for one in machines:
+        assert one.stdout and one.stdout.readline() == "ready\n"
+    go.touch()
+    said = [one.communicate(timeout=60) for one in machines]
+    assert {one.returncode for one in machines} == {0}, said
+    assert len({out.split()[-1] for out, _ in said}) == 1
+    [found] = query.by_identities([identify(TOY, ToyConfig(do="slow")).digest], store).values()
+    assert sorted({run.status for run in found}) in (["FINISHED"], ["FINISHED", "KILLED"])
+    assert [run.status for run in found].count("FINISHED") == 1
+
+
+@pytest.mark.parametrize(("do", "status"), [("finish", "FINISHED"), ("raise", "FAILED")])
+def test_a_run_that_only_points_to_another_does_not_stay_running(
+    store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, do: str, status: str
+):
+    for _ in range(2):  # computed by another run, and answered by it
+        joined = client.create_run("0").info.run_id
+        monkeypatch.setenv("MLFLOW_RUN_ID", joined)
+        with contextlib.suppress(RuntimeError, SystemExit):
+            cli.launch(TOY, [f"--do={do}"])
+        run = client.get_run(joined)
+        assert run.info.status == status
+        if do == "finish":
+            answer = run.data.tags["papertrail.answered_by"]
+            assert client.get_run(answer).info.status == status
 
 
 def test_a_stopped_pool_stops_its_processes(store: Store):

@@ -27,8 +27,9 @@ from papertrail.core.cli import Execution
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Question
 from papertrail.core.owner import Owner
-from papertrail.core.require import bury, require
+from papertrail.core.require import require
 from papertrail.core.resources import Resources, Slurm
+from papertrail.core.settling import bury
 from papertrail.core.slurm import Job
 from papertrail.core.standing import standing
 from papertrail.core.store import Store

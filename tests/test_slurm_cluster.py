@@ -328,10 +328,14 @@ def backend_run(laboratory: Laboratory, smoke: list[str], *more: str) -> str:
 def test_mlflow_run_with_our_backend_computes_in_the_run_that_it_opened(
     laboratory: Laboratory, smoke: list[str]
 ):
-    run_id = backend_run(laboratory, smoke)
+    run_id = backend_run(laboratory, smoke, "--data.vocab_size=500")
     until(lambda: query.by_id(run_id, laboratory.store).status != "RUNNING", "it ended")
     record = query.by_id(run_id, laboratory.store)
     assert not record.unusable() and record.tags["mlflow.project.backend"] == "papertrail-slurm"
+    again = backend_run(laboratory, smoke, "--data.vocab_size=500")
+    until(lambda: query.by_id(again, laboratory.store).status != "RUNNING", "the pointer ended")
+    pointer = query.by_id(again, laboratory.store)
+    assert pointer.status == "FINISHED" and pointer.tags["papertrail.answered_by"] == run_id
 
 
 def test_a_run_of_our_backend_that_is_cancelled_reads_killed(

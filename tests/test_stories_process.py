@@ -216,6 +216,14 @@ def test_a_verb_that_leaves_is_never_an_answer_whatever_its_exit_code(
     assert standing(TOY, ToyConfig(do=do)).usable is None
 
 
+def test_a_signal_that_comes_while_a_finalizer_runs_is_not_lost(people: Crowd, store: Store):
+    begin = time.monotonic()
+    member = people.starts("--do=stop in a finalizer")
+    assert member.ended() == 1 and time.monotonic() - begin < 50
+    record = query.by_id(only(store.client)[0], store)
+    assert record.status == "KILLED" and "SIGTERM" in record.tags["papertrail.failure"]
+
+
 @pytest.mark.parametrize("do", ["swallow", "handle"])
 def test_a_verb_that_swallows_sigterm_is_never_an_answer(people: Crowd, store: Store, do: str):
     member = people.starts(f"--do={do}")

@@ -78,6 +78,18 @@ def leave_a_checkpoint_and_break(config: ToyConfig) -> None:
     raise RuntimeError("the toy broke")
 
 
+class Signalled:
+    """Is asked to stop while its finalizer runs, out of which no exception comes."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_in_a_finalizer(config: ToyConfig) -> None:
+    Signalled()
+    time.sleep(60)
+
+
 def swallow(config: ToyConfig) -> None:
     """Code as it is found: whatever happens, go on."""
     try:
@@ -236,6 +248,7 @@ DOES: dict[str, Callable[[ToyConfig], None]] = {
     "slow": lambda config: time.sleep(2),
     "checkpoint and wait": leave_a_checkpoint_and_wait,
     "checkpoint and raise": leave_a_checkpoint_and_break,
+    "stop in a finalizer": stop_in_a_finalizer,
     "swallow": swallow,
     "handle": handle,
     "catch an exit": catch_an_exit,

@@ -17,7 +17,7 @@ from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Command
 from papertrail.core.owner import Owner
 from papertrail.core.record import Record
-from papertrail.core.require import bury
+from papertrail.core.settling import bury
 from papertrail.core.slurm import Job
 from papertrail.core.store import Store, connect, in_one_line
 

@@ -16,8 +16,8 @@ from papertrail.core import cli, launch, progress, slurm, track
 from papertrail.core.cli import Execution, Mode
 from papertrail.core.errors import BadInput, Interrupted
 from papertrail.core.experiment import Question
-from papertrail.core.require import bury
 from papertrail.core.resources import EVERY, Slurm
+from papertrail.core.settling import bury
 from papertrail.core.standing import standings
 from papertrail.core.store import Store
 from papertrail.core.workers import Asked

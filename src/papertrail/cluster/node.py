@@ -65,7 +65,9 @@ class Work:
         signal.signal(signal.SIGTERM, self._note)
         forget_end(self.folder, slurm.here())
         verify(self.code)
-        self._children = [self._start(number) for number in range(len(self.errands))]
+        self._children = []
+        for number in range(len(self.errands)):  # one by one: a signal must find those that run
+            self._children.append(self._start(number))
         while any(child.poll() is None for child in self._children):
             time.sleep(POLL_SECONDS)
         codes = [int(child.returncode) for child in self._children]

@@ -20,8 +20,9 @@ from papertrail.core import cli, progress, stopping, track
 from papertrail.core.cli import Execution, Mode
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Question, load
+from papertrail.core.joining import PARENT
 from papertrail.core.record import Record
-from papertrail.core.require import PARENT, require, voice_doubts
+from papertrail.core.require import require, voice_doubts
 from papertrail.core.standing import Standing, standings
 from papertrail.core.store import ROOT, Store, connect
 from papertrail.core.workers import Asked, Worker, listen

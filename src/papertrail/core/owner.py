@@ -8,6 +8,7 @@ import getpass
 import json
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -118,6 +119,18 @@ class Owner:
             return abs(_start(self.pid) - self.started) < 1.0
         except psutil.NoSuchProcess:
             return False
+
+
+def was_ours(tags: Mapping[str, str]) -> bool:
+    """Whether a run with these tags was begun by this very job, before it was queued again."""
+    owner = tags.get("papertrail.owner")
+    return bool(owner) and Owner.parse(str(owner)).was_before(Owner.current())
+
+
+def goes_on(tags: Mapping[str, str]) -> bool:
+    """Whether the job that began a run with these tags was queued again."""
+    owner = tags.get("papertrail.owner")
+    return was_ours(tags) or (bool(owner) and Owner.parse(str(owner)).alive() is True)
 
 
 def user() -> str:

@@ -6,44 +6,36 @@ another machine is waited for as long as it gives signs of life.
 """
 
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from filelock import Timeout
-from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
 from papertrail.core import (
     cli,
-    heartbeat,
     horizon,
-    moved,
+    joining,
     page,
     parts,
     progress,
     query,
     sending,
+    settling,
     track,
 )
 from papertrail.core.cli import Mode
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment
 from papertrail.core.identity import Identity
-from papertrail.core.owner import Owner, user
+from papertrail.core.owner import goes_on, was_ours
 from papertrail.core.patience import away
-from papertrail.core.query import IDENTITY
 from papertrail.core.record import Record
-from papertrail.core.run import COMPLETE, INVALIDATED, Run
+from papertrail.core.run import INVALIDATED, Run
+from papertrail.core.settling import Second
 from papertrail.core.standing import Standing, drifted, standing
 from papertrail.core.store import Store, connect
-
-PARENT = "PAPERTRAIL_PARENT_RUN"
-"""Environment variable: the run for which a process of the pool computes."""
-NOWHERE = "0"
-"""MLflow's experiment "Default": where `mlflow run` opens a run if nobody named an experiment."""
-POLL_SECONDS = 1.0
 
 
 def require(
@@ -62,7 +54,7 @@ def require(
     """
     store = store or (current.store if (current := track.current()) else connect())
     if joined:
-        joined = _joinable(store, joined)
+        joined = joining.joinable(store, joined)
     found = standing(experiment, config, store)
     if found.usable is None and sending.ended(found.identity.digest, store):
         with _claim(experiment, found.identity, store):
@@ -73,15 +65,20 @@ def require(
         with _claim(experiment, found.identity, store):
             sending.deliver_left(found.identity.digest, store)
             # Whoever held the claim may have computed it while we waited.
-            claimed, found = found, _settled(experiment, config, mode, store)
+            claimed, found = found, settling.settled(experiment, config, mode, store)
             if found.identity != claimed.identity:
                 raise BadInput(f"{experiment.name}: its data changed meanwhile; start again")
             record = reused = _reusable(experiment, found, mode)
-            if record is None:
-                record = _compute(experiment, config, found, mode, store, joined)
+            while record is None:
+                try:
+                    record = _compute(experiment, config, found, mode, store, joined)
+                except Second as error:
+                    progress.say(f"{experiment.name}: {error}; waiting for it")
+                    joined, found = None, settling.settled(experiment, config, mode, store)
+                    record = reused = _reusable(experiment, found, mode)
     if joined and reused:
         note = f"Answered by {page.link(reused)}, which had computed this already."
-        _point(store, joined, reused, f"{experiment.title(config)} (reused)", note)
+        joining.point(store, joined, reused, f"{experiment.title(config)} (reused)", note)
     if current := track.current():
         current.built_on(record.run_id)
     return record
@@ -129,57 +126,6 @@ def _claim(experiment: Experiment, identity: Identity, store: Store) -> Iterator
         lock.release()
 
 
-def _settled(experiment: Experiment, config: Any, mode: Mode, store: Store) -> Standing:
-    """What stands once no other machine computes the same, and complete runs read FINISHED."""
-    while True:
-        found = standing(experiment, config, store)
-        if found.running and mode != "force" and not found.usable:
-            _wait_for(experiment, found.running, store)
-        elif found.last and _only_lacks_its_end(found.last, found.identity):
-            store.client.set_terminated(found.last.run_id, "FINISHED")
-        else:
-            return found
-
-
-def _wait_for(experiment: Experiment, record: Record, store: Store) -> None:
-    """Return when a run of elsewhere has ended, or was shown to be dead and was marked so."""
-    owner, run_id = Owner.parse(record.tags["papertrail.owner"]), record.run_id
-    progress.say(
-        f"{experiment.name}: run {run_id} is being computed by {owner.name}; waiting for it "
-        "(run.mode=force computes another)"
-    )
-    while store.client.get_run(run_id).info.status == "RUNNING":
-        alive = owner.alive()
-        if alive is False or (alive is None and heartbeat.silent(store, run_id)):
-            why = "gave no sign of life any more" if alive is None else owner.obituary()
-            return _bury(store, run_id, f"{owner.name}: {why}")
-        time.sleep(POLL_SECONDS)
-    return None
-
-
-def _only_lacks_its_end(record: Record, identity: Identity) -> bool:
-    """Whether a run died between its completion mark and FINISHED: nothing of it is missing."""
-    if record.status != "RUNNING" or COMPLETE not in record.tags:
-        return False
-    try:
-        return not (record.changed(identity) or record.incomplete())
-    except Missing:
-        return False
-
-
-def bury(dead: Iterable[Record], store: Store) -> None:
-    """Have runs whose process died read KILLED; what SLURM knows of their job is said with it."""
-    for record in dead:
-        owner = record.tags.get("papertrail.owner")
-        _bury(store, record.run_id, Owner.parse(owner).obituary() if owner else "its process died")
-
-
-def _bury(store: Store, run_id: str, reason: str) -> None:
-    """Have a dead run read KILLED, with the evidence: MLflow leaves it RUNNING for ever."""
-    store.client.set_tag(run_id, "papertrail.failure", reason)
-    store.client.set_terminated(run_id, "KILLED")
-
-
 def _compute(
     experiment: Experiment,
     config: Any,
@@ -191,22 +137,24 @@ def _compute(
     if mode in ("reuse", "read_only"):
         _refuse_to_fail_twice(experiment, found)
     # A job that is queued again goes on in any mode.
-    goes_on = mode == "reuse" or (found.interrupted and _was_ours(found.interrupted.tags))
+    goes_on = mode == "reuse" or (found.interrupted and was_ours(found.interrupted.tags))
     resumed = _resumable(found, store) if goes_on else None
     if found.why and mode != "force":
         progress.say(f"{experiment.name}: {found.why}")
     if resumed is not None:
         progress.say(f"{experiment.name}: resuming run {resumed.run_id}")
-    run_id = resumed.run_id if resumed else _opened(experiment, config, store, joined)
+    run_id = resumed.run_id if resumed else joining.place(experiment, config, store, joined)
     if joined and run_id != joined:
         computing = query.by_id(run_id, store)
         note = f"Computed by {page.link(computing)}."
-        _point(store, joined, computing, f"{experiment.title(config)} (elsewhere)", note)
-    bury([dead for dead in found.dead if dead.run_id != run_id], store)
+        joining.point(store, joined, computing, f"{experiment.title(config)} (elsewhere)", note)
+    settling.bury([dead for dead in found.dead if dead.run_id != run_id], store)
     if not resumed:
         _clear(store, found.identity)
     fresh = resumed is None
     with track.opened(store, experiment, config, found.identity, run_id, fresh) as active:
+        if mode != "force":
+            settling.refuse_second(active)
         horizon.begin(experiment, config, active, may_go_on=fresh and mode != "force")
         experiment(config)
         page.finish(active, _sound_parents(active))
@@ -236,21 +184,9 @@ def _refuse_to_fail_twice(experiment: Experiment, found: Standing) -> None:
     """
     order = os.environ.get(cli.ORDER)
     if found.last and order and found.last.tags.get("papertrail.order") == order:
-        if found.last.status in ("RUNNING", "KILLED") and _goes_on(found.last.tags):
+        if found.last.status in ("RUNNING", "KILLED") and goes_on(found.last.tags):
             return
         raise Missing(f"{experiment.name} {found.identity}: {found.why}; not tried again")
-
-
-def _was_ours(tags: Mapping[str, str]) -> bool:
-    """Whether a run with these tags was begun by this very job, before it was queued again."""
-    owner = tags.get("papertrail.owner")
-    return bool(owner) and Owner.parse(str(owner)).was_before(Owner.current())
-
-
-def _goes_on(tags: Mapping[str, str]) -> bool:
-    """Whether the job that began a run with these tags was queued again."""
-    owner = tags.get("papertrail.owner")
-    return _was_ours(tags) or (bool(owner) and Owner.parse(str(owner)).alive() is True)
 
 
 def _resumable(found: Standing, store: Store) -> Record | None:
@@ -261,63 +197,7 @@ def _resumable(found: Standing, store: Store) -> Record | None:
     return found.interrupted if left else None
 
 
-def _opened(experiment: Experiment, config: Any, store: Store, joined: str | None) -> str:
-    """The run to compute in: the one that was opened for us, or a new one. MLflow cannot move a
-    run: one that it opened where nobody looks points to another among those of its study."""
-    if joined is None:
-        return _create(experiment, config, store)
-    group = store.client.get_run(joined).info.experiment_id
-    if group == NOWHERE:
-        return _create(experiment, config, store)
-    store.show_as_models(group)
-    moved.settle(store, group)
-    return joined
-
-
-def _joinable(store: Store, joined: str) -> str | None:
-    """The run that was opened for us; None if this job began it already, before it was queued
-    again. BadInput if it is another's: its results are its own."""
-    try:
-        run = store.client.get_run(joined)
-    except MlflowException:
-        raise BadInput(f"MLFLOW_RUN_ID: not in {store.shown} ({joined}); unset it") from None
-    if _was_ours(run.data.tags):
-        return None
-    if run.info.status != "RUNNING" or IDENTITY in run.data.tags:
-        state = f"it is {run.info.status} and somebody's own"
-        raise BadInput(f"MLFLOW_RUN_ID: {state} ({joined}); unset it")
-    return joined
-
-
-def _create(experiment: Experiment, config: Any, store: Store) -> str:
-    """A new MLflow run: a child of the open run, beside it in the same MLflow experiment."""
-    open_run = track.current()
-    parent = open_run.run_id if open_run else os.environ.get(PARENT)
-    source = f"entrypoints/{experiment.name}.py"
-    tags = {"mlflow.source.name": source, "mlflow.user": user()}
-    if parent is None:
-        study = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment.study
-        named = os.environ.get("MLFLOW_EXPERIMENT_ID", NOWHERE)
-        group = store.experiment_id(study) if named == NOWHERE else named
-    else:
-        group = store.client.get_run(parent).info.experiment_id
-        tags["mlflow.parentRunId"] = parent
-    moved.settle(store, group)
-    name = experiment.title(config)
-    return str(store.client.create_run(group, tags=tags, run_name=name).info.run_id)
-
-
 def _clear(store: Store, identity: Identity) -> None:
     """A run that starts afresh must not find the scratch of one before it."""
     for path in sorted(store.folder(identity.digest).rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-
-
-def _point(store: Store, joined: str, record: Record, name: str, note: str) -> None:
-    """The run that `mlflow run` opened points to the one that holds, or will hold, the result."""
-    tags: Mapping[str, str] = {
-        "mlflow.runName": name,
-        "papertrail.answered_by": record.run_id,
-        "mlflow.note.content": note,
-    }
-    store.client.log_batch(joined, tags=[RunTag(k, v) for k, v in tags.items()])

@@ -6,6 +6,7 @@ so the process that computes turns signals into an exception itself, between tra
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,8 @@ class _State:
     """A signal that came since the outermost run was opened."""
     before: dict[signal.Signals, Handler] | None = None
     """Who handled the signals before a run was open."""
+    last: int = signal.SIGTERM
+    """The signal that came last."""
 
 
 @contextmanager
@@ -46,7 +49,7 @@ def signals_raise() -> Iterator[None]:
     try:
         if _State.depth == 1:
             _State.before = before
-            with _hearing():
+            with _hearing(), _insisting():
                 yield
         else:
             yield
@@ -72,6 +75,25 @@ def _hearing() -> Iterator[None]:
         os.close(_State.heard)
         os.close(writer)
         _State.heard = _State.came = None
+
+
+@contextmanager
+def _insisting() -> Iterator[None]:
+    """While the block lasts, an Interrupted that Python ignores comes again a moment later: what a
+    finalizer raises is lost, and a signal may come while one runs."""
+    before = sys.unraisablehook
+
+    def again(ignored: Any) -> None:
+        if not isinstance(ignored.exc_value, Interrupted):
+            return before(ignored)
+        _State.raised = False
+        threading.Timer(0.01, os.kill, (os.getpid(), _State.last)).start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def refuse_swallowed() -> None:
@@ -162,7 +184,7 @@ def check() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    name = signal.Signals(number).name
+    name, _State.last = signal.Signals(number).name, number
     if _State.raised:
         return
     if _State.deferred and _State.requested is None:

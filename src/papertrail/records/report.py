@@ -3,11 +3,12 @@
 import os
 from typing import Any
 
-from papertrail.core import elsewhere, launch, progress
+from papertrail.core import elsewhere, joining, launch, progress
 from papertrail.core.cli import Execution
 from papertrail.core.experiment import Experiment, Question, load
+from papertrail.core.joining import PARENT
 from papertrail.core.record import Record
-from papertrail.core.require import PARENT, require
+from papertrail.core.require import require
 from papertrail.core.standing import standing
 from papertrail.core.store import Store, connect, in_one_line
 from papertrail.records import explain, radius
@@ -30,7 +31,7 @@ def show(experiment: Experiment, config: Any, execution: Execution) -> None:
         store = connect()
         # Ours alone: a child process that inherited it would write into, and end, our run.
         joined = os.environ.pop("MLFLOW_RUN_ID", None)
-        with launch.chosen(execution):
+        with launch.chosen(execution), joining.ended(store, joined):
             mode = launch.sent_away(Question(experiment, config), store, execution)
             record = require(experiment, config, mode, store, joined)
         elsewhere.answered(record)

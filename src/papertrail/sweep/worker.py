@@ -14,7 +14,7 @@ from optuna.study import Study
 
 from papertrail.core import cli
 from papertrail.core.errors import Interrupted, Missing
-from papertrail.core.require import PARENT
+from papertrail.core.joining import PARENT
 from papertrail.core.store import connect, in_one_line
 from papertrail.sweep import storage, trials
 from papertrail.sweep.attempt import Swept, attempt
