@@ -84,10 +84,11 @@ def _insisting() -> Iterator[None]:
     before = sys.unraisablehook
 
     def again(ignored: Any) -> None:
-        if not isinstance(ignored.exc_value, Interrupted):
-            return before(ignored)
-        _State.raised = False
-        threading.Timer(0.01, os.kill, (os.getpid(), _State.last)).start()
+        if isinstance(ignored.exc_value, Interrupted):
+            _State.raised = False
+            threading.Timer(0.01, os.kill, (os.getpid(), _State.last)).start()
+        else:
+            before(ignored)
 
     sys.unraisablehook = again
     try:
