@@ -15,7 +15,7 @@ from papertrail.core import query, slurm, track
 from papertrail.core.cli import Execution
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Command
-from papertrail.core.owner import Owner
+from papertrail.core.owner import owner_of
 from papertrail.core.record import Record
 from papertrail.core.settling import bury
 from papertrail.core.slurm import Job
@@ -126,8 +126,8 @@ def _left_running(
     identities = list({task.identity for task in tasks if task.identity})
     for records in query.by_identities(identities, store).values() if identities else ():
         for record in records:
-            owner = record.tags.get("papertrail.owner")
-            if record.status == "RUNNING" and owner and Owner.parse(owner).alive() is False:
+            owner = owner_of(record.tags)
+            if record.status == "RUNNING" and owner and owner.alive() is False:
                 yield record
 
 

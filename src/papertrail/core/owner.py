@@ -121,16 +121,22 @@ class Owner:
             return False
 
 
+def owner_of(tags: Mapping[str, str]) -> Owner | None:
+    """Who computes, or computed, the run with these tags; None if it does not say."""
+    text = tags.get("papertrail.owner")
+    return Owner.parse(text) if text else None
+
+
 def was_ours(tags: Mapping[str, str]) -> bool:
     """Whether a run with these tags was begun by this very job, before it was queued again."""
-    owner = tags.get("papertrail.owner")
-    return bool(owner) and Owner.parse(str(owner)).was_before(Owner.current())
+    owner = owner_of(tags)
+    return owner is not None and owner.was_before(Owner.current())
 
 
 def goes_on(tags: Mapping[str, str]) -> bool:
     """Whether the job that began a run with these tags was queued again."""
-    owner = tags.get("papertrail.owner")
-    return was_ours(tags) or (bool(owner) and Owner.parse(str(owner)).alive() is True)
+    owner = owner_of(tags)
+    return was_ours(tags) or (owner is not None and owner.alive() is True)
 
 
 def user() -> str:

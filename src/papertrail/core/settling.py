@@ -9,7 +9,7 @@ from papertrail.core.cli import Mode
 from papertrail.core.errors import Interrupted, Missing
 from papertrail.core.experiment import Experiment
 from papertrail.core.identity import Identity
-from papertrail.core.owner import Owner
+from papertrail.core.owner import Owner, owner_of
 from papertrail.core.record import Record
 from papertrail.core.run import COMPLETE, Run
 from papertrail.core.standing import Standing, standing
@@ -59,8 +59,8 @@ def _only_lacks_its_end(record: Record, identity: Identity) -> bool:
 def bury(dead: Iterable[Record], store: Store) -> None:
     """Have runs whose process died read KILLED; what SLURM knows of their job is said with it."""
     for record in dead:
-        owner = record.tags.get("papertrail.owner")
-        _bury(store, record.run_id, Owner.parse(owner).obituary() if owner else "its process died")
+        owner = owner_of(record.tags)
+        _bury(store, record.run_id, owner.obituary() if owner else "its process died")
 
 
 def _bury(store: Store, run_id: str, reason: str) -> None:
@@ -83,9 +83,7 @@ def refuse_second(active: Run) -> None:
     asked = query.by_identities([active.identity.digest], active.store)[active.identity.digest]
     begun = {one.run_id: (one.run.info.start_time, one.run_id) for one in asked}
     for other in asked:
-        text = other.tags.get("papertrail.owner")
-        earlier = begun[other.run_id] < begun[active.run_id]
-        if text and earlier and other.status == "RUNNING":
-            owner = Owner.parse(text)
-            if owner.alive() is not False:
+        if other.status == "RUNNING" and begun[other.run_id] < begun[active.run_id]:
+            owner = owner_of(other.tags)
+            if owner and owner.alive() is not False:
                 raise Second(f"{owner.name} began the same before, as run {other.run_id}")
