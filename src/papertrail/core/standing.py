@@ -14,7 +14,7 @@ from papertrail.core import digests, drift, query
 from papertrail.core.errors import Missing
 from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import Identity, identify
-from papertrail.core.owner import Owner
+from papertrail.core.owner import owner_of
 from papertrail.core.record import Record
 from papertrail.core.run import parents_of
 from papertrail.core.store import Store, connect
@@ -165,5 +165,5 @@ def _same(record: Record, identity: Identity) -> bool:
 
 def _owner_lives(record: Record) -> bool:
     """False only on evidence of death; a run of another host counts as alive."""
-    text = record.tags.get("papertrail.owner")
-    return Owner.parse(text).alive() is not False if text else False
+    owner = owner_of(record.tags)
+    return owner is not None and owner.alive() is not False

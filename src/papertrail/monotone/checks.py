@@ -12,7 +12,7 @@ from pathlib import Path
 from papertrail.core import machine
 from papertrail.core.cache import cache_folder
 from papertrail.core.machine import Machine
-from papertrail.core.owner import Owner
+from papertrail.core.owner import Owner, owner_of
 from papertrail.core.reach import Hub, Place, tracking
 from papertrail.core.record import Record
 from papertrail.core.store import ROOT, connect
@@ -286,5 +286,5 @@ def _running(found: Plan) -> Iterator[Check]:
 
 
 def _owner(record: Record) -> str:
-    text = record.tags.get("papertrail.owner")
-    return Owner.parse(text).name if text else f"run {record.run_id}"
+    owner = owner_of(record.tags)
+    return owner.name if owner else f"run {record.run_id}"

@@ -9,7 +9,7 @@ from papertrail.core import cli, drift, progress, query
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment, experiments, narrow
 from papertrail.core.identity import Identity, differences, identify
-from papertrail.core.owner import Owner
+from papertrail.core.owner import owner_of
 from papertrail.core.record import Record
 from papertrail.core.run import COMPLETE, INVALIDATED, parents_of
 from papertrail.core.standing import Standing, drifted, standing
@@ -46,8 +46,8 @@ def of_run(record: Record) -> None:
     for key in ("command", "git", "failure", "resumed_with", "continues", "answered_by"):
         if text := tags.get(f"papertrail.{key}"):
             print(f"  {key}: {text}")
-    if (text := tags.get("papertrail.owner")) is not None:
-        print(f"  computed by: {Owner.parse(text).name}, started {_started(record)}")
+    if owner := owner_of(tags):
+        print(f"  computed by: {owner.name}, started {_started(record)}")
     for line in radius([record.run_id], record.store).lines:
         print(f"  printed in {line}")
     failed = print_checks(record)

@@ -19,7 +19,7 @@ from papertrail.core.cli import Execution
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.experiment import Experiment, Question
 from papertrail.core.identity import identify
-from papertrail.core.owner import Owner
+from papertrail.core.owner import Owner, owner_of
 from papertrail.core.progress import duration
 from papertrail.core.record import Record
 from papertrail.core.standing import standing, standings
@@ -144,8 +144,8 @@ def _audited(
 
 
 def _host(one: Planned) -> str:
-    owner = one.standing.usable.tags.get("papertrail.owner") if one.standing.usable else None
-    return Owner.parse(owner).host if owner else ""
+    owner = owner_of(one.standing.usable.tags) if one.standing.usable else None
+    return owner.host if owner else ""
 
 
 def _below(question: Question, ours: Store, other: Store, tolerance: float) -> str:
