@@ -26,8 +26,8 @@ import servers
 from mlflow.tracking import MlflowClient
 
 from papertrail.core import digests
-from papertrail.core.remote import Shelf
-from papertrail.core.store import Store
+from papertrail.core.storage.remote import Shelf
+from papertrail.core.storage.store import Store
 from papertrail.server.secrets import ADMIN
 
 SMALL_FILES, SMALL_BYTES = 100, 4_000

@@ -22,7 +22,7 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
 
 from crowd import Crowd, crowd
 
-from papertrail.core.store import connect
+from papertrail.core.storage.store import connect
 
 ROUNDS = 3
 ONE_SECOND = "--do=second"

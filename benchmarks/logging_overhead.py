@@ -29,9 +29,9 @@ from proxy import proxy
 from test_outage import Server
 from toy import TOY, ToyConfig
 
-from papertrail.core import track
-from papertrail.core.identity import identify
-from papertrail.core.store import Store, connect
+from papertrail.core.question.identity import identify
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import track
 
 BLOCK = 50  # steps from one checkpoint to the next
 STEP_SECONDS = 0.010

@@ -30,9 +30,9 @@ import postgres
 import tracking
 from toy import TOY, ToyConfig
 
-from papertrail.core import query
-from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.answering.require import require
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store, connect
 
 ROUNDS = 3
 TEN = {

@@ -25,16 +25,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from papertrail.core import launch
-from papertrail.core.experiment import Experiment, Question
-from papertrail.core.store import Store, connect
+from papertrail.core.answering import launch
+from papertrail.core.question.experiment import Experiment, Question
+from papertrail.core.storage.store import Store, connect
 
 ROOT = Path(__file__).parents[1]
 SOURCE = f'''
 import sys, time
 sys.path[:0] = [{str(ROOT / "src")!r}]
 from dataclasses import dataclass
-from papertrail.core.experiment import Experiment
+from papertrail.core.question.experiment import Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class Nap:
@@ -45,14 +45,14 @@ class Nap:
     """Random seed."""
 
 def nap(config):
-    from papertrail.core import track
+    from papertrail.core.writing import track
     time.sleep(config.seconds)
     track.metrics({{"slept": config.seconds}})
 
 NAP = Experiment(name="nap", study="scaling", schema=Nap, verb="napping:nap")
 '''
 ENTRY = "import sys; sys.path.insert(0, {place!r})\nfrom napping import NAP\n" + (
-    "from papertrail.core.cli import launch\nlaunch(NAP)\n"
+    "from papertrail.core.question.cli import launch\nlaunch(NAP)\n"
 )
 
 

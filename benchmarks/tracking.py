@@ -38,10 +38,10 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from papertrail.core import track
-from papertrail.core.experiment import Experiment
-from papertrail.core.require import require
-from papertrail.core.store import connect
+from papertrail.core.answering.require import require
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.storage.store import connect
+from papertrail.core.writing import track
 
 WRITERS = (1, 2, 4, 8)
 ADDS = 1.1  # less than this many times the runs: more writers do not help

@@ -28,12 +28,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from papertrail.core import track
-from papertrail.core.experiment import Experiment
-from papertrail.core.fit import RunLogger
-from papertrail.core.identity import identify
-from papertrail.core.keeper import Keeper
-from papertrail.core.store import connect
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.question.identity import identify
+from papertrail.core.storage.store import connect
+from papertrail.core.training.fit import RunLogger
+from papertrail.core.training.keeper import Keeper
+from papertrail.core.writing import track
 from papertrail.nn.language_model import (
     LanguageModel,
     Optimization,
@@ -78,7 +78,7 @@ def loader(windows: Tensor) -> DataLoader[Tensor]:
 
 
 def trainer(clock: StepClock) -> L.Trainer:
-    """As `papertrail.core.fit` sets one up: metrics, progress, checkpoints every 30 s, signals."""
+    """As `core.training.fit` sets one up: metrics, progress, checkpoints every 30 s, signals."""
     keeper = Keeper(track.run().folder, seed=0, seconds=30.0, report=lambda done: None)
     return L.Trainer(
         accelerator="cpu",

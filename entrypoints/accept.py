@@ -3,7 +3,7 @@
 mlflow run . -e accept -P experiment=train -P reason="renamed a variable"
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.records.commands import ACCEPT
 
 if __name__ == "__main__":

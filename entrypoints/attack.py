@@ -3,7 +3,7 @@
 mlflow run . -e attack -P method=query -P constraint.kind=none
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import ATTACK
 
 if __name__ == "__main__":

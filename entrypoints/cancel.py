@@ -5,7 +5,7 @@ mlflow run . -e cancel -P all=true
 """
 
 from papertrail.cluster.commands import CANCEL
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 
 if __name__ == "__main__":
     launch(CANCEL)

@@ -3,7 +3,7 @@
 mlflow run . -e corpus -P data.text=my_folder
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.data.config import CORPUS
 
 if __name__ == "__main__":

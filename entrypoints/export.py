@@ -3,7 +3,7 @@
 mlflow run . -e export -P study=monotone -P folder=paper/archive
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.records.commands import EXPORT
 
 if __name__ == "__main__":

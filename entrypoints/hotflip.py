@@ -3,7 +3,7 @@
 mlflow run . -e hotflip -P attack.flips=10
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import HOTFLIP
 
 if __name__ == "__main__":

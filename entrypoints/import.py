@@ -3,7 +3,7 @@
 mlflow run . -e import -P folder=paper/archive
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.records.commands import IMPORT
 
 if __name__ == "__main__":

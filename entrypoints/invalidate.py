@@ -3,7 +3,7 @@
 mlflow run . -e invalidate -P run=ID -P reason="trained on the test split"
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.records.commands import INVALIDATE
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e monotone -P seeds=[42,1337]
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import MONOTONE
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e monotonize -P constraint.init=relu
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import MONOTONIZE
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e paper -P tex=PATH -P verify=true
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.tables.papers import PAPER
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e perplexity -P perplexity.stride=64
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import PERPLEXITY
 
 if __name__ == "__main__":

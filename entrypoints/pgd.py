@@ -3,7 +3,7 @@
 mlflow run . -e pgd -P pgd.norm=linf -P constraint.kind=none
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import PGD
 
 if __name__ == "__main__":

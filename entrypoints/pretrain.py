@@ -3,7 +3,7 @@
 mlflow run . -e pretrain -P pretrain.steps=2000
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import PRETRAIN
 
 if __name__ == "__main__":

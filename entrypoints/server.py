@@ -4,7 +4,7 @@ mlflow run . -e server --env-manager local      # or: make server
 mlflow run . -e server -P port=5001 -P auth=true
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.server.config import SERVER
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ mlflow run . -e setup -P scale=paper
 mlflow run . -e setup -P scale=paper -P fetch=true
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.setup import SETUP
 
 if __name__ == "__main__":

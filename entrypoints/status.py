@@ -4,7 +4,7 @@ mlflow run . -e status
 """
 
 from papertrail.cluster.commands import STATUS
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 
 if __name__ == "__main__":
     launch(STATUS)

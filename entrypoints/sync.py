@@ -4,7 +4,7 @@ mlflow run . -e sync -P plan=true
 mlflow run . -e sync
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.records.commands import SYNC
 
 if __name__ == "__main__":

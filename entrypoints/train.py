@@ -3,7 +3,7 @@
 mlflow run . -e train -P constraint.kind=none -P seed=1337
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import TRAIN
 
 if __name__ == "__main__":

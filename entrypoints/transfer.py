@@ -3,7 +3,7 @@
 mlflow run . -e transfer -P source.kind=none
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import TRANSFER
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e trigger -P constraint.kind=none -P trigger.text=' the end of'
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import TRIGGER
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e uat -P trigger.length=8
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import UAT
 
 if __name__ == "__main__":

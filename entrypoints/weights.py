@@ -3,7 +3,7 @@
 mlflow run . -e weights -P constraint.kind=none
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.monotone.config import STATISTICS
 
 if __name__ == "__main__":

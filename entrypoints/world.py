@@ -3,7 +3,7 @@
 mlflow run . -e world -P plan=true
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.world.config import WORLD
 
 if __name__ == "__main__":

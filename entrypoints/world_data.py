@@ -3,7 +3,7 @@
 mlflow run . -e world_data -P world.cities=100
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.world.config import WORLD_DATA
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e world_evaluate -P evaluate.on=atlantis_angle -P mix.tasks='[angle]'
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.world.config import WORLD_EVALUATE
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e world_finetune -P 'mix.tasks=[angle,compass]'
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.world.config import WORLD_FINETUNE
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e world_pretrain -P seed=2
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.world.config import WORLD_PRETRAIN
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 mlflow run . -e world_represent -P represent.layer=1 -P mix.tasks='[angle]'
 """
 
-from papertrail.core.cli import launch
+from papertrail.core.question.cli import launch
 from papertrail.world.config import WORLD_REPRESENT
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from papertrail.core.experiment import Experiment, Question
+from papertrail.core.question.experiment import Experiment, Question
 from papertrail.tables.catalog import Need, Table
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ToysConfig:
 
 
 def base(config: BaseConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     said = os.environ.get("TOYS", "")
     if said == "wait":
@@ -60,8 +60,8 @@ def base(config: BaseConfig) -> None:
 
 
 def times(config: TimesConfig) -> None:
-    from papertrail.core import track
-    from papertrail.core.require import require
+    from papertrail.core.answering.require import require
+    from papertrail.core.writing import track
 
     said = os.environ.get("TOYS", "").split()
     if f"raise:{config.factor}" in said:
@@ -114,12 +114,12 @@ def entry_points(folder: Path, paths: list[Path]) -> None:
 
 
 def main(name: str, folder: str) -> None:
-    from papertrail.core import cli
+    from papertrail.core.question import cli
     from papertrail.tables import auditing, catalog
 
     if name != "audit":
         return cli.launch({"base": BASE, "times": TIMES}[name])
-    from papertrail.core import launch
+    from papertrail.core.answering import launch
 
     catalog.tables = lambda: {"toys": TOYS}
     launch.ROOT = Path(folder)

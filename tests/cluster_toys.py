@@ -5,7 +5,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from papertrail.core.experiment import Experiment, Question
+from papertrail.core.question.experiment import Experiment, Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class StepsConfig:
 
 def steps(config: StepsConfig) -> None:
     """Go on from the newest checkpoint; step n logs n."""
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     folder = track.run().folder / "checkpoints"
     folder.mkdir(exist_ok=True)
@@ -56,8 +56,8 @@ def seen_by_lightning() -> str:
 
 
 def after(config: StepsConfig) -> None:
-    from papertrail.core import track
-    from papertrail.core.require import require
+    from papertrail.core.answering.require import require
+    from papertrail.core.writing import track
 
     track.metrics({"answer": require(STEPS, config).metrics["answer"] + 1000})
 

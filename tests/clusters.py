@@ -20,12 +20,14 @@ from conftest import ROOT
 
 from papertrail.cluster.book import Book
 from papertrail.cluster.queue import book_of
-from papertrail.core import cli, query, slurm
-from papertrail.core.experiment import Question
-from papertrail.core.identity import identify
-from papertrail.core.record import Record
+from papertrail.core import slurm
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Question
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
 from papertrail.core.slurm import Job
-from papertrail.core.store import Store
+from papertrail.core.storage.store import Store
 
 ASKED = "PAPERTRAIL_SLURM_TESTS"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
@@ -66,7 +68,7 @@ def make_project(folder: Path) -> Path:
     shutil.copy(cluster_toys.__file__, folder / "src")
     for name in cluster_toys.BY_NAME:
         (folder / "entrypoints" / f"{name}.py").write_text(
-            "import cluster_toys\nfrom papertrail.core.cli import launch\n"
+            "import cluster_toys\nfrom papertrail.core.question.cli import launch\n"
             f"launch(cluster_toys.BY_NAME[{name!r}])\n"
         )
     git = ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crowd import Crowd
     from mlflow.tracking import MlflowClient
 
-    from papertrail.core.store import Store
+    from papertrail.core.storage.store import Store
 
 ROOT = Path(__file__).parents[1]
 LONG = (
@@ -80,7 +80,7 @@ def executed(notebook: str) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty, migrated SQLite store: creating the tables takes seconds."""
-    from papertrail.core.store import connect
+    from papertrail.core.storage.store import connect
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     connect(f"sqlite:///{path}")
@@ -107,7 +107,7 @@ def store_uri(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def store(store_uri: str) -> "Store":
     """That store, open."""
-    from papertrail.core.store import connect
+    from papertrail.core.storage.store import connect
 
     return connect()
 
@@ -115,7 +115,7 @@ def store(store_uri: str) -> "Store":
 @pytest.fixture(scope="module")
 def module_store(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Store]":
     """A store that the tests of one file share: what one of them computes, the next one reads."""
-    from papertrail.core.store import connect
+    from papertrail.core.storage.store import connect
 
     folder = tmp_path_factory.mktemp("shared")
     shutil.copy(migrated, folder / "mlflow.db")

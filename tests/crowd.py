@@ -18,8 +18,8 @@ import toy
 from conftest import ROOT
 from toy import TOY
 
-from papertrail.core.cli import launch
-from papertrail.core.experiment import Experiment
+from papertrail.core.question.cli import launch
+from papertrail.core.question.experiment import Experiment
 
 NEEDED = (
     "mlflow.store.artifact.local_artifact_repo",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from conftest import ROOT
 from mlflow.entities import Run
 
-from papertrail.core.store import Store
+from papertrail.core.storage.store import Store
 
 
 def runs(store: Store) -> list[Run]:

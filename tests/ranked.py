@@ -2,7 +2,7 @@
 
 from torch import distributed
 
-from papertrail.core.ranks import Place
+from papertrail.core.training.ranks import Place
 
 
 def waits(place: Place) -> None:

@@ -15,8 +15,8 @@ from urllib.parse import quote
 from browser import Browser, absent, browser
 from PIL import Image, ImageDraw
 
-from papertrail.core import page, query
-from papertrail.core.store import Store, connect
+from papertrail.core.reading import page, query
+from papertrail.core.storage.store import Store, connect
 
 ROOT = Path(__file__).parents[1]
 FOLDER, IMAGES = ROOT / "build" / "screenshots", ROOT / "docs" / "images"

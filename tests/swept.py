@@ -12,7 +12,7 @@ from conftest import ROOT
 from pydantic import PositiveInt
 
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment
+from papertrail.core.question.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class BowlConfig:
 
 
 def roll(config: BowlConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     one = config.bowl
     word, _, rest = config.note.partition(" ")
@@ -119,7 +119,7 @@ def words(*more: str, space: str = SPACE, trials: int = 6) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     """A sweep as a process of its own."""
-    from papertrail.core import cli
+    from papertrail.core.question import cli
     from papertrail.sweep.config import sweeping
 
     cli.launch(sweeping(BOWL), argv)

@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 from toy import DOUBLE, TOY, ToyConfig
 
-from papertrail.core import bag, ported, query, track
+from papertrail.core import bag
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.run import parents_of
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect, sqlite_path
+from papertrail.core.reading import ported, query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect, sqlite_path
+from papertrail.core.writing import track
+from papertrail.core.writing.run import parents_of
 from papertrail.records import archive, explain, radius, verdict
 from papertrail.records.commands import EXPORT, IMPORT, Archive, Exporting, Invalidation
 

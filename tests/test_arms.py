@@ -15,11 +15,12 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from tiny import tiny
 
-from papertrail.core import cli, query
-from papertrail.core.identity import identify
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.answering.require import require
+from papertrail.core.question import cli
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.monotone.arms import arm
 from papertrail.monotone.config import PRETRAIN, TRAIN
 from papertrail.monotone.schemas import PretrainConfig, TrainConfig

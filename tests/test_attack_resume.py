@@ -21,13 +21,13 @@ import pytest
 from conftest import ROOT
 from crowd import NEEDED
 
-from papertrail.core import cli
-from papertrail.core.experiment import Experiment, narrow
-from papertrail.core.identity import identify
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Experiment, narrow
+from papertrail.core.question.identity import identify
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
 from papertrail.monotone.attack import MADE
 from papertrail.monotone.config import ATTACK, GCG, PGD, TRAIN
 from papertrail.monotone.schemas import TrainConfig

@@ -21,12 +21,14 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papertrail.core import apart, cli, launch, query
-from papertrail.core.experiment import Question
-from papertrail.core.launch import require_all
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.answering import apart, launch
+from papertrail.core.answering.launch import require_all
+from papertrail.core.answering.require import require
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Question
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
 from papertrail.tables.agreement import Audit, relative
 from papertrail.tables.audit import AUDITED, draw, result
 from papertrail.tables.auditing import auditing

@@ -29,15 +29,17 @@ from lm_eval.tasks import TaskManager
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from papertrail.core import cli, parts, query
+from papertrail.core.answering.require import require
 from papertrail.core.assets import read_member
 from papertrail.core.cache import cache_folder
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import narrow
-from papertrail.core.identity import identify
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import narrow
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import parts
 from papertrail.data import benchmarks as sets
 from papertrail.data.benchmarks import TASKS
 from papertrail.monotone import benchmarks

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy import TOY, Part, ToyConfig
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
+from papertrail.core.question import cli
 
 words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=30)
 

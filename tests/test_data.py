@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 from transformers import AutoTokenizer
 
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.identity import identify
-from papertrail.core.require import require
-from papertrail.core.store import connect
+from papertrail.core.question.identity import identify
+from papertrail.core.storage.store import connect
 from papertrail.data import enwik8
 from papertrail.data.card import CorpusCard
 from papertrail.data.config import CORPUS, CorpusConfig, Data

@@ -19,15 +19,17 @@ from conftest import ROOT
 from ranked import waits
 from torch import distributed, nn
 
-from papertrail.core import cli, query, ranks
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import narrow
-from papertrail.core.identity import identify
-from papertrail.core.keeper import checkpoints, step_of
-from papertrail.core.ranks import Place, together
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import narrow
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store
+from papertrail.core.training import ranks
+from papertrail.core.training.keeper import checkpoints, step_of
+from papertrail.core.training.ranks import Place, together
 from papertrail.data.config import CORPUS, CorpusConfig
 from papertrail.monotone.config import PRETRAIN, TRAIN
 from papertrail.monotone.schemas import PretrainConfig, TrainConfig
@@ -145,7 +147,7 @@ def test_a_training_on_two_devices_that_was_stopped_ends_as_if_it_had_not_been(
 
 def test_no_rank_outlives_the_process_that_holds_the_run():
     code = (
-        "from papertrail.core.ranks import together; from ranked import waits\n"
+        "from papertrail.core.training.ranks import together; from ranked import waits\n"
         "with together(waits, 2, 'cpu'): print('both are there', flush=True); input()"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

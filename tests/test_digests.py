@@ -378,7 +378,10 @@ def test_within_one_look_a_folder_is_looked_at_once_and_afterwards_again(tmp_pat
 
 def test_an_identity_is_known_without_the_network_torch_or_mlflow():
     heavy = ("requests", "rich", "torch", "mlflow", "numpy")
-    code = f"import sys, papertrail.core.identity; print([m for m in {heavy} if m in sys.modules])"
+    code = (
+        "import sys, papertrail.core.question.identity;"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""},
         capture_output=True, text=True, check=True,

@@ -22,7 +22,7 @@ from conftest import ROOT
 from test_stories import TEST, names_in
 
 import papertrail
-from papertrail.core import cli
+from papertrail.core.question import cli
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 EXAMPLE = ROOT / "docs" / "adding_an_experiment.md"

@@ -10,20 +10,22 @@ import pytest
 from conftest import ROOT
 from toy import TOY, ToyConfig
 
-from papertrail.core import drift, progress, query
+from papertrail.core import progress
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import drifted
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.standing import drifted
-from papertrail.core.store import Store
+from papertrail.core.question import drift
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.records import verdict
 from papertrail.records.commands import ACCEPT, Acceptance
 
 VERB = '''"""A study."""
 
 from drifting.part import factor
-from papertrail.core import track
+from papertrail.core.writing import track
 
 
 def verb(config):
@@ -152,9 +154,13 @@ def test_an_acceptance_without_a_reason_is_refused(store: Store, part: Path):
 
 def test_the_code_of_a_real_experiment_is_its_own_and_none_of_the_machinery():
     modules = set(drift.code_of(ATTACK))
-    assert {"papertrail.attacks.search", "papertrail.nn.scoring", "papertrail.core.fit"} <= modules
+    assert {
+        "papertrail.attacks.search",
+        "papertrail.nn.scoring",
+        "papertrail.core.training.fit",
+    } <= modules
     assert not {name for name in modules if name.startswith("papertrail.core")} - {
-        f"papertrail.core.{name}" for name in ("fit", "keeper", "ranks")
+        f"papertrail.core.training.{name}" for name in ("fit", "keeper", "ranks")
     }
     assert "papertrail.monotone.tables" not in modules
 

@@ -9,8 +9,9 @@ from conftest import ROOT
 from mlflow.tracking import MlflowClient
 from toy import TOY
 
-from papertrail.core import cli, elsewhere
-from papertrail.core.store import tracking_uri
+from papertrail.core.answering import elsewhere
+from papertrail.core.question import cli
+from papertrail.core.storage.store import tracking_uri
 from papertrail.records.commands import WHY
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from papertrail.core import cli
-from papertrail.core.experiment import Experiment
-from papertrail.core.identity import Identity, differences, identify
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.question.identity import Identity, differences, identify
 
 GOLDEN = Path(__file__).with_name("golden_identities.json")
 EXPERIMENTS = {

@@ -16,12 +16,13 @@ import torch
 from conftest import ROOT, executed
 from transformers import AutoModelForCausalLM
 
-from papertrail.core import cli, query
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import Missing
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.monotone import robustness
 from papertrail.monotone.arms import arms
 from papertrail.monotone.config import HOTFLIP, PERPLEXITY, TRAIN
@@ -154,7 +155,8 @@ def test_a_second_call_answers_from_the_store_without_torch(record: Record, smok
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     code = (
         "import sys; sys.argv = ['hotflip.py', *sys.argv[1:]];"
-        "from papertrail.core.cli import launch; from papertrail.monotone.config import HOTFLIP;"
+        "from papertrail.core.question.cli import launch;"
+        "from papertrail.monotone.config import HOTFLIP;"
         "launch(HOTFLIP); assert 'torch' not in sys.modules, 'torch was imported'"
     )
     command = [sys.executable, "-c", code, *smoke]

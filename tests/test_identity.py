@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment, Question
-from papertrail.core.identity import canonical, differences, flat, identify, question
+from papertrail.core.question.experiment import Experiment, Question
+from papertrail.core.question.identity import canonical, differences, flat, identify, question
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from told import EXPERIMENT, Config, Optimizer, held, told
 
-from papertrail.core.identity import identify, question
+from papertrail.core.question.identity import identify, question
 
 DECOMPOSED = unicodedata.normalize("NFD", "é")
 

@@ -13,8 +13,8 @@ from conftest import ROOT
 from told import EXPERIMENT, Config, told
 from toy import TOY, Part, ToyConfig
 
-from papertrail.core import cli
-from papertrail.core.identity import canonical, identify
+from papertrail.core.question import cli
+from papertrail.core.question.identity import canonical, identify
 from papertrail.data.config import CORPUS
 from papertrail.monotone.config import PRETRAIN
 
@@ -100,8 +100,8 @@ def test_a_moved_module_a_renamed_class_and_another_machine_keep_it(tmp_path: Pa
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "other.py").write_text(
         "from dataclasses import dataclass, field\n"
-        "from papertrail.core.experiment import Experiment\n"
-        "from papertrail.core.identity import identify\n"
+        "from papertrail.core.question.experiment import Experiment\n"
+        "from papertrail.core.question.identity import identify\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Piece:\n    rate: float = 0.5\n    size: int = 3\n"
         "@dataclass(frozen=True, kw_only=True)\n"
@@ -123,7 +123,7 @@ def test_a_moved_module_a_renamed_class_and_another_machine_keep_it(tmp_path: Pa
 
 
 def test_the_config_of_a_real_run_asks_the_same_question_again(store_uri: str):
-    from papertrail.core.require import require
+    from papertrail.core.answering.require import require
 
     config = ToyConfig(
         part=Part(size=2**53 + 1, rate=1e-5), text=f"no: 'x'\r\n{DECOMPOSED} 1e-4 #", seed=3

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from told import EXPERIMENT, Optimizer, held, refusal, told
 
 from papertrail.core.errors import BadInput
-from papertrail.core.identity import differences, dumps, identify
+from papertrail.core.question.identity import differences, dumps, identify
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 

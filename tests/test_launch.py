@@ -15,13 +15,13 @@ from test_stories_process import entry_points
 from toy import TOY, ToyConfig
 
 from papertrail.core import progress, stopping
+from papertrail.core.answering.launch import Pool
+from papertrail.core.answering.standing import Standing, standings
+from papertrail.core.answering.workers import Asked, Words, Worker, chosen
 from papertrail.core.errors import Interrupted
-from papertrail.core.experiment import Question
-from papertrail.core.launch import Pool
 from papertrail.core.progress import Report
-from papertrail.core.standing import Standing, standings
-from papertrail.core.store import Store
-from papertrail.core.workers import Asked, Words, Worker, chosen
+from papertrail.core.question.experiment import Question
+from papertrail.core.storage.store import Store
 
 # -- who takes what --------------------------------------------------------------------------------
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from papertrail.core import cli, query
-from papertrail.core.experiment import narrow
-from papertrail.core.identity import identify
-from papertrail.core.keeper import checkpoints, step_of
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.answering.require import require
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import narrow
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store
+from papertrail.core.training.keeper import checkpoints, step_of
 from papertrail.monotone.config import PRETRAIN, TRAIN
 from papertrail.monotone.models import starting_point
 from papertrail.monotone.schemas import PretrainConfig, TrainConfig

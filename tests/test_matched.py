@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from papertrail.core import cli
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import BadInput, Interrupted
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.data.windows import Corpus
 from papertrail.monotone import matched
 from papertrail.monotone.config import TRAIN, matched_arms

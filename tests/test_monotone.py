@@ -15,10 +15,11 @@ from benchmark_sets import write
 from conftest import executed
 from killed import finished, killed
 
-from papertrail.core import cli, query
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.answering.require import require
+from papertrail.core.question import cli
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.monotone import study
 from papertrail.monotone.config import HOTFLIP, MONOTONE, study_runs
 from papertrail.monotone.robustness import JSON_NAMES
@@ -76,7 +77,7 @@ def test_a_killed_study_goes_on_and_finishes_no_run_twice(
 
 
 def test_one_command_leaves_every_run_of_the_study(record: Record, config: StudyConfig):
-    from papertrail.core.standing import standings
+    from papertrail.core.answering.standing import standings
 
     asked = [question for _, question in study_runs(config)]
     assert {one.state for one in standings(asked, record.store)} == {"finished"}

@@ -12,13 +12,13 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from papertrail.core import cli
-from papertrail.core.compute import Compute
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.fit import trainer_options
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.compute import Compute
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
+from papertrail.core.training.fit import trainer_options
 from papertrail.monotone.config import MONOTONIZE
 from papertrail.nn import nonnegative
 from papertrail.nn.activations import set_activation

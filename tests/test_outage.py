@@ -27,10 +27,12 @@ from proxy import Proxy, proxy
 from test_spool import sync
 from toy import TOY, ToyConfig
 
-from papertrail.core import digests, spool, standing
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core import digests
+from papertrail.core.answering import standing
+from papertrail.core.answering.require import require
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import spool
 
 DO = "--do=log for a while"
 SEEDS = count()

@@ -16,12 +16,13 @@ from mlflow.tracking import MlflowClient
 from test_runs import finish, only, start, started
 from toy import TOY, ToyConfig
 
-from papertrail.core import heartbeat, query
-from papertrail.core.heartbeat import BEAT
-from papertrail.core.owner import Owner
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import heartbeat
+from papertrail.core.writing.heartbeat import BEAT
+from papertrail.core.writing.owner import Owner
 
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -42,7 +43,7 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def owner_of(process: "subprocess.Popen[bytes]") -> Owner:
-    from papertrail.core.owner import _start
+    from papertrail.core.writing.owner import _start
 
     return replace(Owner.current(), pid=process.pid, started=_start(process.pid))
 

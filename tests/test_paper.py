@@ -16,12 +16,14 @@ import pytest
 from conftest import ROOT
 from toy import Part, ToyConfig
 
-from papertrail.core import cli, query, track
-from papertrail.core.cli import Execution
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Experiment, Question
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Experiment, Question
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import track
 from papertrail.records import explain, verdict
 from papertrail.records.commands import INVALIDATE, WHY, Invalidation, Why
 from papertrail.tables import paper

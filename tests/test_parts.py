@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import TOY, Part, ToyConfig
 
-from papertrail.core import parts, query, track
-from papertrail.core.identity import identify
-from papertrail.core.parts import num_parts, part
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import parts, track
+from papertrail.core.writing.parts import num_parts, part
 
 SIZE = 4
 DIE, WAIT, FILL = "TEST_PARTS_DIE", "TEST_PARTS_WAIT", "TEST_PARTS_FILL"

@@ -20,15 +20,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import DOUBLE, TOY, Part, ToyConfig
 
-from papertrail.core import cli, progress, query, track
-from papertrail.core.cli import Execution, Mode
+from papertrail.core import progress
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import Standing, standing
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Experiment, Question
-from papertrail.core.identity import identify
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.standing import Standing, standing
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.cli import Execution, Mode
+from papertrail.core.question.experiment import Experiment, Question
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import track
 from papertrail.monotone.tables import PERPLEXITY_GAP
 from papertrail.tables import cost, grid, history, order
 from papertrail.tables.catalog import Need, Table, rendering
@@ -174,7 +177,7 @@ def test_a_shown_table_looks_its_grid_up_once_however_large(
         looks.append(len(identities))
         return real(identities, store)
 
-    monkeypatch.setattr("papertrail.core.query.by_identities", counted)
+    monkeypatch.setattr("papertrail.core.reading.query.by_identities", counted)
     ordered(SIZES, seeds=seeds)
     assert [size for size in looks if size > 1] == [5]  # the others ask for the rendering alone
 

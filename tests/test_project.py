@@ -9,8 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from papertrail.core import cli
-from papertrail.core.experiment import Command, Experiment, load
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Command, Experiment, load
 from papertrail.records.commands import REGISTER, WHY
 from papertrail.sweep.config import find, sweeping
 from papertrail.tables.auditing import auditing

@@ -29,11 +29,13 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 from toy import TOY, ToyConfig
 
-from papertrail.core import progress, query, selection, sql
+from papertrail.core import progress
+from papertrail.core.answering.require import require
 from papertrail.core.errors import Missing
-from papertrail.core.query import runs_table
-from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.reading import query
+from papertrail.core.reading.query import runs_table
+from papertrail.core.storage import selection, sql
+from papertrail.core.storage.store import Store, connect
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 KEYS = st.text("aä-_ .:", max_size=3).map(lambda text: f"k/{text}x")
@@ -361,7 +363,8 @@ def test_usable_runs_are_those_that_stand(store: Store):
 def test_a_finished_run_is_found_without_waiting_for_sqlalchemy(store: Store):
     require(TOY, ToyConfig())
     code = (
-        "import sys; from toy import TOY, ToyConfig; from papertrail.core.require import require;"
+        "import sys; from toy import TOY, ToyConfig;"
+        "from papertrail.core.answering.require import require;"
         "require(TOY, ToyConfig()); print('sqlalchemy' in sys.modules)"
     )
     path = f"{ROOT / 'src'}:{ROOT / 'tests'}"

@@ -13,12 +13,13 @@ from tokenizers.models import WordLevel
 from toy import TOY, ToyConfig
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from papertrail.core import address, query, registry, track
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.identity import identify
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store, connect
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import address, query, registry
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import track
 from papertrail.monotone.config import TRAIN, data_digests
 from papertrail.monotone.models import starting_point
 from papertrail.monotone.options import Model

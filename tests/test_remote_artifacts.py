@@ -10,13 +10,13 @@ import servers
 from servers import BUCKET, KEYS
 from toy import TOY, ToyConfig
 
-from papertrail.core import remote
+from papertrail.core.answering.require import require
 from papertrail.core.errors import Missing
-from papertrail.core.query import by_id
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.run import MANIFEST
-from papertrail.core.store import Store, connect
+from papertrail.core.reading.query import by_id
+from papertrail.core.reading.record import Record
+from papertrail.core.storage import remote
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing.run import MANIFEST
 
 STORES = {"weed": servers.weed, "rclone": servers.rclone}
 
@@ -117,7 +117,9 @@ def test_a_run_whose_manifest_is_gone_is_no_answer_and_is_computed_again(
 ):
     assert not record.unusable()
     servers.client(endpoint).delete_object(**object_of(record, MANIFEST))
-    monkeypatch.setattr("papertrail.core.record._SEEN", set())  # as another process would begin
+    monkeypatch.setattr(
+        "papertrail.core.reading.record._SEEN", set()
+    )  # as another process would begin
     found = by_id(record.run_id, store)
     assert f"no artifact {MANIFEST}" in found.unusable()
     assert require(TOY, ToyConfig(text="kept"), store=store).run_id != record.run_id
@@ -137,7 +139,7 @@ def test_a_storage_that_is_away_makes_no_run_unusable(
 ):
     """Else an outage would have everything computed again."""
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setattr("papertrail.core.record._SEEN", set())
+    monkeypatch.setattr("papertrail.core.reading.record._SEEN", set())
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(ConnectionError, match=f"artifact {MANIFEST} of run {record.run_id}"):
         record.unusable()

@@ -13,11 +13,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from papertrail.core import cli, keeper, query
-from papertrail.core.identity import identify
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
+from papertrail.core.question import cli
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store
+from papertrail.core.training import keeper
 from papertrail.data.config import CORPUS, CorpusConfig
 from papertrail.monotone.config import PRETRAIN
 from papertrail.monotone.schemas import PretrainConfig

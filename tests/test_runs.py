@@ -20,16 +20,18 @@ from conftest import ROOT
 from mlflow.tracking import MlflowClient
 from toy import DOUBLE, TOY, Part, ToyConfig
 
-from papertrail.core import cli, query, track
+from papertrail.core.answering.launch import pool, require_all
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import Missing
-from papertrail.core.experiment import Question
-from papertrail.core.identity import identify
-from papertrail.core.launch import pool, require_all
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.run import COMPLETE
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Question
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import track
+from papertrail.core.writing.run import COMPLETE
 
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 
@@ -275,9 +277,9 @@ def test_a_pool_computes_side_by_side_and_names_what_failed(
     (tmp_path / "entrypoints").mkdir()
     (tmp_path / "entrypoints" / "toy.py").write_text(
         f"import sys; sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT / 'tests')!r}]\n"
-        "from toy import TOY\nfrom papertrail.core.cli import launch\nlaunch(TOY)\n"
+        "from toy import TOY\nfrom papertrail.core.question.cli import launch\nlaunch(TOY)\n"
     )
-    monkeypatch.setattr("papertrail.core.launch.ROOT", tmp_path)
+    monkeypatch.setattr("papertrail.core.answering.launch.ROOT", tmp_path)
     good = [Question(TOY, ToyConfig(seed=seed)) for seed in range(3)]
     with pool(2):
         records = require_all(good)
@@ -294,7 +296,7 @@ def test_machines_that_ask_the_same_at_the_same_moment_compute_it_once(
     """Folders that they do not share stand for machines: no lock tells them of each other."""
     code = (
         "import sys, time; from pathlib import Path; from toy import TOY, ToyConfig;"
-        "from papertrail.core.require import require;"
+        "from papertrail.core.answering.require import require;"
         "print('ready', flush=True); go = Path(sys.argv[1])\n"
         "while not go.exists(): time.sleep(.001)\n"
         "print(require(TOY, ToyConfig(do='slow')).run_id)"
@@ -338,7 +340,7 @@ def test_a_run_that_only_points_to_another_does_not_stay_running(
 def test_a_stopped_pool_stops_its_processes(store: Store):
     process = start("--do=wait")
     started(process)
-    from papertrail.core.launch import stop
+    from papertrail.core.answering.launch import stop
 
     stop([process])  # type: ignore[list-item]
     assert finish(process)[0] == 1
@@ -347,7 +349,8 @@ def test_a_stopped_pool_stops_its_processes(store: Store):
 def test_a_second_look_at_a_finished_run_imports_no_torch(store: Store):
     require(TOY, ToyConfig())
     code = (
-        "import sys; from toy import TOY, ToyConfig; from papertrail.core.require import require;"
+        "import sys; from toy import TOY, ToyConfig;"
+        "from papertrail.core.answering.require import require;"
         "require(TOY, ToyConfig());"
         "print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
     )

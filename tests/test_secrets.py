@@ -9,7 +9,7 @@ from crowd import Crowd
 from killed import runs
 
 from papertrail.core.errors import without_password
-from papertrail.core.store import Store, in_one_line
+from papertrail.core.storage.store import Store, in_one_line
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "aws-Secret+1/2",

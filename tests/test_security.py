@@ -23,12 +23,14 @@ from sheets import ARBITRARY, Page, sheet_of
 from tiny import tiny
 from toy import TOY, ToyConfig
 
-from papertrail.core import keeper, query, track
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.fit import _take
 from papertrail.core.paths import checked, inside
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store
+from papertrail.core.training import keeper
+from papertrail.core.training.fit import _take
+from papertrail.core.writing import track
 from papertrail.nn.language_model import from_pretrained
 from papertrail.nn.loading import load
 from papertrail.tables.render import to_html
@@ -40,7 +42,7 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 PICKLES = {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal", "jsonpickle"}
-BETWEEN_PROCESSES = {"src/papertrail/core/ranks.py"}
+BETWEEN_PROCESSES = {"src/papertrail/core/training/ranks.py"}
 """A parent hands its job to a child that it started, through a pipe that nobody else has."""
 LOADERS = ("AutoModelForCausalLM", "AutoTokenizer", "AutoConfig", "AutoModel")
 

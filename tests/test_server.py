@@ -19,10 +19,10 @@ from mlflow.tracking import MlflowClient
 from servers import Started, until
 from toy import TOY
 
-from papertrail.core import query
-from papertrail.core.cli import launch, parse
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.store import connect
+from papertrail.core.question.cli import launch, parse
+from papertrail.core.reading import query
+from papertrail.core.storage.store import connect
 from papertrail.server import parts, postgres, secrets, tracking
 from papertrail.server.config import SERVER, Database, Server
 from papertrail.server.parts import Part

@@ -32,12 +32,14 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from papertrail.core import cli, machine, reach
-from papertrail.core.experiment import Question, narrow
+from papertrail.core import machine
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standings
 from papertrail.core.machine import Accelerator, Machine
-from papertrail.core.require import require
-from papertrail.core.standing import standings
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Question, narrow
+from papertrail.core.storage import reach
+from papertrail.core.storage.store import Store
 from papertrail.data import enwik8
 from papertrail.monotone import checks, estimate, footprint, inputs, prepare, weights
 from papertrail.monotone.config import MONOTONE, TRAIN

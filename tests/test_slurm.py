@@ -22,17 +22,18 @@ from papertrail.cluster.book import Book, Submission
 from papertrail.cluster.node import End, Errand, Work, log_of, read_end
 from papertrail.cluster.queue import Queue, went_well
 from papertrail.cluster.stages import Task
-from papertrail.core import cli, slurm
-from papertrail.core.cli import Execution
+from papertrail.core import slurm
+from papertrail.core.answering.require import require
+from papertrail.core.answering.settling import bury
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Question
-from papertrail.core.owner import Owner
-from papertrail.core.require import require
-from papertrail.core.resources import Resources, Slurm
-from papertrail.core.settling import bury
+from papertrail.core.question import cli
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Question
+from papertrail.core.question.resources import Resources, Slurm
 from papertrail.core.slurm import Job
-from papertrail.core.standing import standing
-from papertrail.core.store import Store
+from papertrail.core.storage.store import Store
+from papertrail.core.writing.owner import Owner
 
 # -- SLURM's words ---------------------------------------------------------------------------------
 
@@ -440,7 +441,7 @@ def test_what_sbatch_is_told_follows_from_the_options():
 def test_what_cannot_be_handed_over_is_refused_before_anything_runs(
     options: Slurm | None, message: str, says: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from papertrail.core import launch
+    from papertrail.core.answering import launch
 
     if options is None:
         monkeypatch.setenv("PATH", "")

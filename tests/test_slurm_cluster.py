@@ -28,14 +28,16 @@ from clusters import (
     why_not,
 )
 
-from papertrail.core import launch, query, slurm
-from papertrail.core.cli import Execution
+from papertrail.core import slurm
+from papertrail.core.answering import launch
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import Missing
-from papertrail.core.experiment import Question
-from papertrail.core.require import require
-from papertrail.core.resources import Resources, Slurm
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Question
+from papertrail.core.question.resources import Resources, Slurm
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store, connect
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(600)]
 QUICK = Slurm(poll_seconds=0.5, signal_seconds=25)
@@ -51,7 +53,7 @@ def laboratory(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        for module in ("launch", "track"):
+        for module in ("answering.launch", "writing.track"):
             patch.setattr(f"papertrail.core.{module}.ROOT", project)
         slurm.cluster_name.cache_clear()
         found = Laboratory(project, connect(), nodes)
@@ -65,7 +67,7 @@ def asks(**what: object) -> Question:
 
 
 def words(question: Question) -> list[str]:
-    from papertrail.core.cli import arguments
+    from papertrail.core.question.cli import arguments
 
     return [word.removeprefix("--") for word in arguments(question.config)]
 
@@ -133,7 +135,7 @@ def test_a_job_that_scontrol_queues_again_takes_back_its_run(
 def test_the_signal_before_a_time_limit_resumes_a_real_training_to_the_same_loss_curve(
     laboratory: Laboratory, smoke: list[str]
 ):
-    from papertrail.core import cli
+    from papertrail.core.question import cli
     from papertrail.monotone.config import PRETRAIN
 
     argv = [*smoke, "--pretrain.steps=200", "--compute.checkpoint_seconds=1e-9"]

@@ -18,14 +18,14 @@ from crowd import Crowd
 from mlflow.tracking import MlflowClient
 from toy import TOY, ToyConfig
 
-from papertrail.core import sending, spool
-from papertrail.core.cli import launch
+from papertrail.core.answering.require import require
 from papertrail.core.errors import Missing, in_a_line
-from papertrail.core.identity import identify
-from papertrail.core.require import require
-from papertrail.core.run import Run
-from papertrail.core.spool import Busy, Spool
-from papertrail.core.store import Store, connect
+from papertrail.core.question.cli import launch
+from papertrail.core.question.identity import identify
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import sending, spool
+from papertrail.core.writing.run import Run
+from papertrail.core.writing.spool import Busy, Spool
 from papertrail.records.commands import SYNC
 
 NUMBERS = [1.0, 0.1 + 0.2, 1e-300, -0.0, math.nan, math.inf, 5e-324, 1.7e308]

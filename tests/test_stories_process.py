@@ -16,14 +16,15 @@ from mlflow.tracking import MlflowClient
 from test_runs import only
 from toy import BY_NAME, DOUBLE, STUBBORN, TOY, TREBLE, ToyConfig
 
-from papertrail.core import cli, query
+from papertrail.core.answering.launch import pool, require_all
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import Missing
-from papertrail.core.experiment import Question
-from papertrail.core.launch import pool, require_all
-from papertrail.core.require import require
-from papertrail.core.run import COMPLETE, Run
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Question
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing.run import COMPLETE, Run
 
 MANY = 16
 
@@ -307,9 +308,10 @@ def entry_points(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in BY_NAME:
         (folder / "entrypoints" / f"{name}.py").write_text(
             f"import sys; sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT / 'tests')!r}]\n"
-            f"import toy\nfrom papertrail.core.cli import launch\nlaunch(toy.BY_NAME[{name!r}])\n"
+            "import toy\nfrom papertrail.core.question.cli import launch\n"
+            f"launch(toy.BY_NAME[{name!r}])\n"
         )
-    monkeypatch.setattr("papertrail.core.launch.ROOT", folder)
+    monkeypatch.setattr("papertrail.core.answering.launch.ROOT", folder)
 
 
 @pytest.mark.parametrize("first", ["answered", "not answered"])

@@ -19,12 +19,13 @@ from nobody import CODE, become_nobody, shut_out
 from test_runs import only
 from toy import DOUBLE, LARGE, READER, TOY, ToyConfig
 
-from papertrail.core import progress, query
+from papertrail.core import progress
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import Missing
-from papertrail.core.require import require
-from papertrail.core.run import PARENTS_PER_TAG, TAG_LIMIT, Run, parents_of
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect, sqlite_path
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store, connect, sqlite_path
+from papertrail.core.writing.run import PARENTS_PER_TAG, TAG_LIMIT, Run, parents_of
 
 # -- what MLflow cuts ------------------------------------------------------------------------------
 
@@ -370,7 +371,7 @@ def test_data_that_change_while_a_run_computes_fail_it_in_one_line(
 
 def spoil_on_the_way(path: Path) -> None:
     """Have the data change after the question was identified, before its run is open."""
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     introduce = track._introduce
 

@@ -6,10 +6,10 @@ import pytest
 
 from papertrail.attacks.gates import Gate
 from papertrail.attacks.objectives import fixed_targets
-from papertrail.core import cli
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.answering.require import require
+from papertrail.core.question import cli
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.monotone import stronger
 from papertrail.monotone.attack import MADE
 from papertrail.monotone.config import ATTACK, GCG, PGD

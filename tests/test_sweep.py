@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from swept import BOWL, words
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
-from papertrail.core.identity import by_option, identify
+from papertrail.core.question import cli
+from papertrail.core.question.identity import by_option, identify
 from papertrail.sweep import space
 from papertrail.sweep.config import base, find, sweeping
 from papertrail.sweep.options import Dimension

@@ -19,12 +19,14 @@ from conftest import ROOT
 from killed import finished, runs
 from swept import BOWL, words
 
-from papertrail.core import cli, launch, query
+from papertrail.core.answering import launch
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.pruning import NUMBER, SWEEP
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
+from papertrail.core.writing.pruning import NUMBER, SWEEP
 from papertrail.sweep import answer, storage
 from papertrail.sweep.config import find, sweeping
 from papertrail.sweep.results import Result
@@ -236,7 +238,7 @@ def test_two_workers_share_a_study_and_the_points_of_one_that_dies(
     store: Store, shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     swept.entry_points(tmp_path)
-    monkeypatch.setattr("papertrail.core.launch.ROOT", tmp_path)
+    monkeypatch.setattr("papertrail.core.answering.launch.ROOT", tmp_path)
     argv = words(f"--note=kill {tmp_path / 'once'}", f"--storage={shared}", trials=8)
     with launch.pool(2):
         record = swept_in(store, argv)

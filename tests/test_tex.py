@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 from sheets import attacks
 
-from papertrail.core.cli import Execution
 from papertrail.core.errors import Missing
-from papertrail.core.store import Store
+from papertrail.core.question.cli import Execution
+from papertrail.core.storage.store import Store
 from papertrail.tables import paper, tex
 from papertrail.tables.papers import PAPER, PaperOptions
 from papertrail.tables.sheet import Cell, Column, Sheet, measured

@@ -21,12 +21,13 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from papertrail.core import cli, parts
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.identity import identify
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.identity import identify
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import parts
 from papertrail.data.config import CORPUS
 from papertrail.data.windows import Corpus
 from papertrail.monotone import triggers

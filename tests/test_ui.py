@@ -18,12 +18,13 @@ from browser import Browser, absent, browser
 from conftest import ROOT
 from toy import TOY, ToyConfig
 
-from papertrail.core import page, query, track
-from papertrail.core.experiment import Experiment, Question, narrow
-from papertrail.core.launch import require_all
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.answering.launch import require_all
+from papertrail.core.answering.require import require
+from papertrail.core.question.experiment import Experiment, Question, narrow
+from papertrail.core.reading import page, query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import track
 from papertrail.tables import render
 
 PICTURES = Path(os.environ.get("PAPERTRAIL_PICTURES") or ROOT / "build" / "ui")
@@ -156,7 +157,7 @@ def test_a_run_that_mlflow_opened_where_nobody_looks_points_to_one_among_its_stu
 
 
 def test_a_run_names_its_arm_its_seed_and_its_model() -> None:
-    from papertrail.core import cli
+    from papertrail.core.question import cli
     from papertrail.monotone.config import HOTFLIP
 
     words = ["--model.name=EleutherAI/pythia-1.4b", "--seed=7"]

@@ -28,7 +28,7 @@ from papertrail.attacks.trigger_losses import (
 )
 from papertrail.attacks.under_trainer import under_trainer
 from papertrail.attacks.universal import Climber, Search, best, random_triggers, universal_trigger
-from papertrail.core.compute import Compute
+from papertrail.core.question.compute import Compute
 
 VOCAB, LENGTH, NUM = 61, 9, 3
 

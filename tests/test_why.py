@@ -11,13 +11,13 @@ import pytest
 from conftest import ROOT
 from toy import DOUBLE, TOY, Part, ToyConfig
 
-from papertrail.core import query
-from papertrail.core.cli import Execution
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store
+from papertrail.core.question.cli import Execution
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.records import explain, radius, report, verdict
 from papertrail.records.commands import INVALIDATE, WHY, Invalidation, Why
 
@@ -95,7 +95,7 @@ def test_a_difference_further_up_is_traced_to_its_cause(
 
 
 def replace_question(experiment, config):
-    from papertrail.core.experiment import Question
+    from papertrail.core.question.experiment import Question
 
     return Question(experiment, config)
 

@@ -14,11 +14,11 @@ from conftest import executed
 from killed import finished, killed, runs
 from safetensors.torch import load_file
 
-from papertrail.core import cli
-from papertrail.core.experiment import Question
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.answering.require import require
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Question
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.tables import order
 from papertrail.tables.catalog import rendering
 from papertrail.world import plan, study, together

@@ -11,11 +11,12 @@ import torch
 from tiny import tiny
 from transformers import Qwen2ForCausalLM
 
-from papertrail.core import cli, query
-from papertrail.core.experiment import narrow
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.answering.require import require
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import narrow
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 from papertrail.world import evaluate as evaluating
 from papertrail.world import represent as representing
 from papertrail.world.cities import cities

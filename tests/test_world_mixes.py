@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from papertrail.core import cli, digests
+from papertrail.core import digests
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.require import require
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.storage.store import Store
 from papertrail.world import data
 from papertrail.world.cities import cities
 from papertrail.world.config import WORLD_DATA

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import narrow
-from papertrail.core.identity import identify
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import narrow
+from papertrail.core.question.identity import identify
 from papertrail.world import config as world
 from papertrail.world.config import WORLD, WORLD_EVALUATE, WORLD_FINETUNE, WORLD_PRETRAIN
 from papertrail.world.model import WorldModel, build, learnt, parameter_groups, rate_at, summed_nll

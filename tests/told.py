@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import pytest
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment
-from papertrail.core.identity import identify
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.question.identity import identify
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 
 from papertrail.core.digests import sha256
-from papertrail.core.experiment import Experiment, Question
+from papertrail.core.question.experiment import Experiment, Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class ToyConfig:
 
 
 def toy(config: ToyConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     track.metrics({"before": 1.0})
     track.run().flush()
@@ -60,7 +60,7 @@ def break_loudly(config: ToyConfig) -> None:
 
 
 def leave_a_checkpoint(config: ToyConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     folder = track.run().folder / "checkpoints"
     folder.mkdir(exist_ok=True)
@@ -131,7 +131,7 @@ def fork_and_return(config: ToyConfig) -> None:
 
 
 def fork_and_log(config: ToyConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     child = os.fork()
     if child == 0:
@@ -172,14 +172,14 @@ def keep_a_worker(config: ToyConfig) -> None:
 
 
 def log_a_large_file(config: ToyConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     with track.file("samples/large.bin") as path:
         path.write_bytes(bytes(LARGE))
 
 
 def log_much(config: ToyConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     for part in range(40):
         track.metrics({f"part{part}/number{n}": 1.0 for n in range(200)})
@@ -187,14 +187,14 @@ def log_much(config: ToyConfig) -> None:
 
 
 def log_very_much(config: ToyConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     for step in range(100_000):
         track.metrics({"one/metric/with/a/long/name": 1.0, "another/of/that/kind": 2.0}, step)
 
 
 def log_steps(config: ToyConfig) -> None:
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     for step in range(100):
         track.metrics({"last": step}, step)
@@ -213,7 +213,7 @@ def log_and_wait(config: ToyConfig) -> None:
 
 def log_for_a_while(config: ToyConfig) -> None:
     """30 steps of 0.05 s; says which, and what the longest call took."""
-    from papertrail.core import track
+    from papertrail.core.writing import track
 
     longest = 0.0
     for step in range(30):
@@ -269,8 +269,8 @@ DOES: dict[str, Callable[[ToyConfig], None]] = {
 
 
 def sum_of_toys(config: ToyConfig) -> None:
-    from papertrail.core import track
-    from papertrail.core.require import require
+    from papertrail.core.answering.require import require
+    from papertrail.core.writing import track
 
     record = require(TOY, config)
     track.metrics({"double": 2 * record.metrics["size"]})
@@ -278,7 +278,7 @@ def sum_of_toys(config: ToyConfig) -> None:
 
 def stubborn(config: ToyConfig) -> None:
     """Goes on whatever happens to what it builds on."""
-    from papertrail.core.require import require
+    from papertrail.core.answering.require import require
 
     try:
         require(TOY, config)
@@ -315,6 +315,6 @@ BY_NAME = {one.name: one for one in (TOY, DOUBLE, TREBLE, STUBBORN, READER, ECHO
 """What a process finds by the name that somebody typed."""
 
 if __name__ == "__main__":
-    from papertrail.core.cli import launch
+    from papertrail.core.question.cli import launch
 
     launch(DOUBLE if "double" in sys.argv[0] else TOY)

@@ -28,9 +28,10 @@ from papertrail.attacks.pgd import Norm, pgd
 from papertrail.attacks.prefix import Work, know
 from papertrail.attacks.search import Curve, hotflip, query_search
 from papertrail.attacks.tokens import round_trips
-from papertrail.core import stopping, track
+from papertrail.core import stopping
 from papertrail.core.errors import BadInput
-from papertrail.core.parts import Arrays, part
+from papertrail.core.writing import track
+from papertrail.core.writing.parts import Arrays, part
 
 Method = Literal["hotflip", "query", "random", "one_shot", "replay", "gcg", "pgd"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from papertrail.attacks.pgd import Ascent, Norm, extent
 from papertrail.attacks.search import Curve
-from papertrail.core.parts import Arrays
+from papertrail.core.writing.parts import Arrays
 
 MEASURED = ("evaluations", "gradients", "seconds", "num_oom_retries", "round_trip")
 DISPLACED = ("radius", "moved", "strayed")

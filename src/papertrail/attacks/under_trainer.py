@@ -7,8 +7,8 @@ import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from papertrail.core.compute import Compute
-from papertrail.core.fit import trainer_options
+from papertrail.core.question.compute import Compute
+from papertrail.core.training.fit import trainer_options
 
 R = TypeVar("R")
 Tensors = dict[str, Tensor]

@@ -29,14 +29,16 @@ from papertrail.cluster.launcher import environment
 from papertrail.cluster.queue import LOCK, book_of, went_well
 from papertrail.cluster.stages import Task
 from papertrail.cluster.submit import Code, submit
-from papertrail.core import cli, launch, slurm
-from papertrail.core.cli import Execution
+from papertrail.core import slurm
+from papertrail.core.answering import launch
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment, Question, experiments
-from papertrail.core.identity import identify
-from papertrail.core.owner import user
+from papertrail.core.question import cli
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Experiment, Question, experiments
+from papertrail.core.question.identity import identify
 from papertrail.core.slurm import Job
-from papertrail.core.store import Store, connect
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing.owner import user
 
 POLL_SECONDS = 2.0
 ADDED = {

@@ -13,8 +13,8 @@ from pathlib import Path
 from papertrail.cluster.node import End, log_of, read_end
 from papertrail.cluster.stages import Task
 from papertrail.core import slurm
+from papertrail.core.answering.workers import Words
 from papertrail.core.slurm import Job
-from papertrail.core.workers import Words
 
 MARK = "papertrail"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import PositiveFloat
 
-from papertrail.core.experiment import Command
+from papertrail.core.question.experiment import Command
 
 
 @dataclass(frozen=True, kw_only=True)

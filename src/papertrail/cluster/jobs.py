@@ -11,15 +11,17 @@ from papertrail.cluster.commands import Cancellation, Status
 from papertrail.cluster.queue import LOCK, book_of, cancel_all, told
 from papertrail.cluster.stages import Task
 from papertrail.cluster.submit import kind
-from papertrail.core import query, slurm, track
-from papertrail.core.cli import Execution
+from papertrail.core import slurm
+from papertrail.core.answering.settling import bury
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Command
-from papertrail.core.owner import owner_of
-from papertrail.core.record import Record
-from papertrail.core.settling import bury
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Command
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
 from papertrail.core.slurm import Job
-from papertrail.core.store import Store, connect, in_one_line
+from papertrail.core.storage.store import Store, connect, in_one_line
+from papertrail.core.writing import track
+from papertrail.core.writing.owner import owner_of
 
 PATIENCE_SECONDS = 120.0
 POLL_SECONDS = 1.0

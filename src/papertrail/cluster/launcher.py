@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from papertrail.cluster import stages
 from papertrail.cluster.queue import Queue
 from papertrail.cluster.stages import Task
-from papertrail.core import cli, launch, progress, slurm, track
-from papertrail.core.cli import Execution, Mode
+from papertrail.core import progress, slurm
+from papertrail.core.answering import launch
+from papertrail.core.answering.settling import bury
+from papertrail.core.answering.standing import standings
+from papertrail.core.answering.workers import Asked
 from papertrail.core.errors import BadInput, Interrupted
-from papertrail.core.experiment import Question
-from papertrail.core.resources import EVERY, Slurm
-from papertrail.core.settling import bury
-from papertrail.core.standing import standings
-from papertrail.core.store import Store
-from papertrail.core.workers import Asked
+from papertrail.core.question import cli
+from papertrail.core.question.cli import Execution, Mode
+from papertrail.core.question.experiment import Question
+from papertrail.core.question.resources import EVERY, Slurm
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import track
 
 
 def launcher(execution: Execution) -> "Cluster":

@@ -11,11 +11,11 @@ from papertrail.cluster.node import End
 from papertrail.cluster.stages import Task
 from papertrail.cluster.submit import Code, kind, submit
 from papertrail.core import progress, slurm
+from papertrail.core.answering.workers import Words
 from papertrail.core.errors import Missing
-from papertrail.core.resources import Slurm
+from papertrail.core.question.resources import Slurm
 from papertrail.core.slurm import Job, Unreachable
-from papertrail.core.store import Store
-from papertrail.core.workers import Words
+from papertrail.core.storage.store import Store
 
 FOLDER, LOCK, CANCELLED = "slurm", "slurm", "cancelled"
 LARGEST_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless a site changed it

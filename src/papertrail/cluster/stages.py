@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from papertrail.core import digests
-from papertrail.core.cli import Mode
-from papertrail.core.experiment import Question
-from papertrail.core.identity import identify
-from papertrail.core.launch import asked_for
-from papertrail.core.standing import standings
-from papertrail.core.store import Store
-from papertrail.core.workers import Asked, Words
+from papertrail.core.answering.launch import asked_for
+from papertrail.core.answering.standing import standings
+from papertrail.core.answering.workers import Asked, Words
+from papertrail.core.question.cli import Mode
+from papertrail.core.question.experiment import Question
+from papertrail.core.question.identity import identify
+from papertrail.core.storage.store import Store
 
 
 @dataclass(frozen=True)

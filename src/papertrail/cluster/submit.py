@@ -17,10 +17,11 @@ from papertrail.cluster import snapshot
 from papertrail.cluster.book import Book, Submission
 from papertrail.cluster.node import Errand, Work
 from papertrail.cluster.stages import Task
-from papertrail.core import launch, track
+from papertrail.core.answering import launch
 from papertrail.core.errors import BadInput
-from papertrail.core.resources import Resources, Slurm
-from papertrail.core.store import Store
+from papertrail.core.question.resources import Resources, Slurm
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import track
 
 NOT_OURS = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
 """Of the job that somebody may be in while he types: not handed on to his jobs."""

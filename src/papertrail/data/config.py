@@ -8,8 +8,9 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Lt
 from pydantic import PositiveFloat
 
-from papertrail.core import address, digests
-from papertrail.core.experiment import Experiment
+from papertrail.core import digests
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.reading import address
 from papertrail.data.text import digest
 
 Fraction = Annotated[float, Gt(0), Lt(0.5)]

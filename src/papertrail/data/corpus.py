@@ -20,9 +20,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from papertrail.core import address, progress, track
+from papertrail.core import progress
 from papertrail.core.assets import sha256_of
 from papertrail.core.errors import BadInput
+from papertrail.core.reading import address
+from papertrail.core.writing import track
 from papertrail.data.card import CARD, TOKENIZER, CorpusCard, SplitCard
 from papertrail.data.config import CorpusConfig, Data
 from papertrail.data.splits import SPLITS, Shelf, Split, split_of

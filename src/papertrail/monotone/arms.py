@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import narrow
+from papertrail.core.question.experiment import narrow
 from papertrail.monotone.options import BASELINE, Constraint
 
 Departure = Callable[[Constraint], Constraint]

@@ -17,11 +17,12 @@ from papertrail.attacks import gates
 from papertrail.attacks.module import AttackModule, AttackSettings, Method, text_loader
 from papertrail.attacks.objectives import Objective, fixed_targets, paper_compat
 from papertrail.attacks.tokens import banned_ids
-from papertrail.core import progress, track
+from papertrail.core import progress
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import narrow
-from papertrail.core.fit import trainer_options
-from papertrail.core.require import require
+from papertrail.core.question.experiment import narrow
+from papertrail.core.training.fit import trainer_options
+from papertrail.core.writing import track
 from papertrail.data.windows import Corpus
 from papertrail.monotone import robustness
 from papertrail.monotone.config import ATTACK

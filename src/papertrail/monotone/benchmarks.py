@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from papertrail.core import progress, track
+from papertrail.core import progress
 from papertrail.core.errors import Missing
-from papertrail.core.fit import trainer_options
-from papertrail.core.parts import part
+from papertrail.core.training.fit import trainer_options
+from papertrail.core.writing import track
+from papertrail.core.writing.parts import part
 from papertrail.data import benchmarks as sets
 from papertrail.data.benchmarks import Row, Task
 from papertrail.monotone.options import Benchmarks

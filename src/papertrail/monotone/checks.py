@@ -12,10 +12,11 @@ from pathlib import Path
 from papertrail.core import machine
 from papertrail.core.cache import cache_folder
 from papertrail.core.machine import Machine
-from papertrail.core.owner import Owner, owner_of
-from papertrail.core.reach import Hub, Place, tracking
-from papertrail.core.record import Record
-from papertrail.core.store import ROOT, connect
+from papertrail.core.project import ROOT
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.reach import Hub, Place, tracking
+from papertrail.core.storage.store import connect
+from papertrail.core.writing.owner import Owner, owner_of
 from papertrail.monotone import footprint
 from papertrail.monotone.estimate import Size
 from papertrail.monotone.footprint import Memory

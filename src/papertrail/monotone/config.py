@@ -13,10 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from papertrail.core import address, compute, digests
-from papertrail.core.compute import INFRASTRUCTURE
+from papertrail.core import digests
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment, Question, narrow
+from papertrail.core.question import compute
+from papertrail.core.question.compute import INFRASTRUCTURE
+from papertrail.core.question.experiment import Experiment, Question, narrow
+from papertrail.core.reading import address
 from papertrail.data.benchmarks import fingerprints
 from papertrail.data.config import CORPUS, CorpusConfig
 from papertrail.monotone.arms import arm, name_of, pair

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from papertrail.core.experiment import Question
+from papertrail.core.question.experiment import Question
 from papertrail.monotone.options import Constraint, Schedule
 from papertrail.monotone.schemas import PretrainConfig, TrainConfig
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from papertrail.core.experiment import Question
+from papertrail.core.question.experiment import Question
 from papertrail.monotone.estimate import BYTES_PER_TOKEN, FP32, Size
 from papertrail.monotone.options import NANO, Schedule
 

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from papertrail.core import page, track
-from papertrail.core.experiment import Question
-from papertrail.core.launch import require_all
-from papertrail.core.record import Record
+from papertrail.core.answering.launch import require_all
+from papertrail.core.question.experiment import Question
+from papertrail.core.reading import page
+from papertrail.core.reading.record import Record
+from papertrail.core.writing import track
 from papertrail.monotone import robustness
 from papertrail.monotone.arms import behind, pair
 from papertrail.monotone.config import PERPLEXITY, TRAIN, attacks

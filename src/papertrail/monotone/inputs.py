@@ -9,7 +9,7 @@ from typing import Any
 from papertrail.core import assets, progress
 from papertrail.core.cache import cache_folder
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.reach import Hub, cached
+from papertrail.core.storage.reach import Hub, cached
 from papertrail.data import benchmarks, enwik8
 from papertrail.data.text import BUILT_IN, SUFFIXES, documents
 from papertrail.monotone.config import corpus_config

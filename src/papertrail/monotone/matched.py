@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from papertrail.core import track
+from papertrail.core.answering.launch import require_all
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Question
-from papertrail.core.fit import trainer_options
-from papertrail.core.launch import require_all
-from papertrail.core.parts import part
-from papertrail.core.record import Record
+from papertrail.core.question.experiment import Question
+from papertrail.core.reading.record import Record
+from papertrail.core.training.fit import trainer_options
+from papertrail.core.writing import track
+from papertrail.core.writing.parts import part
 from papertrail.data.windows import Corpus
 from papertrail.monotone.config import TRAIN, matched_arms
 from papertrail.monotone.models import finish, open_corpus

@@ -2,9 +2,10 @@
 
 from transformers import AutoTokenizer, PreTrainedModel
 
-from papertrail.core import address, registry, track
-from papertrail.core.experiment import narrow
-from papertrail.core.require import require
+from papertrail.core.answering.require import require
+from papertrail.core.question.experiment import narrow
+from papertrail.core.reading import address, registry
+from papertrail.core.writing import track
 from papertrail.data.config import CORPUS
 from papertrail.data.windows import Corpus
 from papertrail.monotone.config import PRETRAIN, corpus_config

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from papertrail.attacks.gates import Gate
-from papertrail.core import track
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import narrow
-from papertrail.core.fit import trainer_options
-from papertrail.core.require import require
+from papertrail.core.question.experiment import narrow
+from papertrail.core.training.fit import trainer_options
+from papertrail.core.writing import track
 from papertrail.monotone import conversion
 from papertrail.monotone.config import TRAIN
 from papertrail.monotone.models import open_corpus, starting_point

@@ -5,10 +5,10 @@ from typing import Any
 import lightning as L
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from papertrail.core import track
-from papertrail.core.experiment import narrow
-from papertrail.core.fit import trainer_options
-from papertrail.core.require import require
+from papertrail.core.answering.require import require
+from papertrail.core.question.experiment import narrow
+from papertrail.core.training.fit import trainer_options
+from papertrail.core.writing import track
 from papertrail.monotone.config import TRAIN
 from papertrail.monotone.models import open_corpus
 from papertrail.monotone.schemas import PerplexityConfig, TrainConfig

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from papertrail.core import parts
-from papertrail.core.experiment import Question
-from papertrail.core.identity import identify
-from papertrail.core.standing import Standing, standings
-from papertrail.core.store import Store
+from papertrail.core.answering.standing import Standing, standings
+from papertrail.core.question.experiment import Question
+from papertrail.core.question.identity import identify
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import parts
 from papertrail.data.config import CORPUS
 from papertrail.monotone import estimate, footprint
 from papertrail.monotone.config import MONOTONE

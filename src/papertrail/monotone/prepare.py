@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from papertrail.core import machine, progress
-from papertrail.core.cli import Execution
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Command, narrow
 from papertrail.core.progress import duration
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Command, narrow
 from papertrail.monotone.checks import Sight, look
 from papertrail.monotone.plan import EFFICIENCY, Price, Stage, totals
 from papertrail.monotone.schemas import StudyConfig

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from papertrail.core.record import Record
+from papertrail.core.reading.record import Record
 from papertrail.monotone.findings import over_seeds
 from papertrail.monotone.robustness import COMPARED, JSON_NAMES
 from papertrail.monotone.schemas import StudyConfig

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
-from papertrail.core.compute import Compute
+from papertrail.core.question.compute import Compute
 from papertrail.data.config import Data
 from papertrail.monotone.arms import PAIR
 from papertrail.monotone.options import (

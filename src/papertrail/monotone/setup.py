@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from papertrail.core.experiment import Command
+from papertrail.core.question.experiment import Command
 from papertrail.monotone.schemas import StudyConfig
 
 State = Literal["ok", "warning", "missing"]

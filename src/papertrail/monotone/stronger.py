@@ -16,7 +16,7 @@ from torch import Tensor
 from papertrail.attacks.gates import Gate
 from papertrail.attacks.module import AttackModule, AttackSettings, reported_steps
 from papertrail.attacks.tokens import banned_ids
-from papertrail.core import track
+from papertrail.core.writing import track
 from papertrail.monotone import robustness
 from papertrail.monotone.attack import MADE, attack_texts, log_budgets, rules, tested
 from papertrail.monotone.models import open_corpus

@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from papertrail.core import page, progress, query, track
-from papertrail.core.experiment import Question, narrow
-from papertrail.core.launch import require_all
-from papertrail.core.record import Record
+from papertrail.core import progress
+from papertrail.core.answering.launch import require_all
+from papertrail.core.question.experiment import Question, narrow
+from papertrail.core.reading import page, query
+from papertrail.core.reading.record import Record
+from papertrail.core.writing import track
 from papertrail.monotone import findings, results, tables
 from papertrail.monotone.checks import checks
 from papertrail.monotone.config import TRAIN, study_runs

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from papertrail.core.compute import INFRASTRUCTURE
-from papertrail.core.experiment import Experiment, Question, narrow
+from papertrail.core.question.compute import INFRASTRUCTURE
+from papertrail.core.question.experiment import Experiment, Question, narrow
 from papertrail.monotone import sheets, sheets_attacks, sheets_models, sheets_study
 from papertrail.monotone.arms import arm
 from papertrail.monotone.config import (
@@ -38,7 +38,7 @@ from papertrail.monotone.schemas import (
 from papertrail.tables.catalog import Need, Table
 
 if TYPE_CHECKING:
-    from papertrail.core.record import Record
+    from papertrail.core.reading.record import Record
 
 
 def runs_of(*experiments: Experiment) -> Callable[[StudyConfig], list[Need]]:

@@ -12,9 +12,9 @@ from jaxtyping import Int, Int8
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from papertrail.core import track
 from papertrail.core.errors import BadInput
-from papertrail.core.fit import fit
+from papertrail.core.training.fit import fit
+from papertrail.core.writing import track
 from papertrail.data.windows import Corpus
 from papertrail.monotone.arms import name_of
 from papertrail.monotone.matched import matched

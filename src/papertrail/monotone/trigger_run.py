@@ -25,9 +25,10 @@ from papertrail.attacks.universal import (
     universal_trigger,
 )
 from papertrail.attacks.universal import Trigger as Ids
-from papertrail.core import progress, track
+from papertrail.core import progress
 from papertrail.core.errors import BadInput
-from papertrail.core.parts import part
+from papertrail.core.writing import track
+from papertrail.core.writing.parts import part
 from papertrail.data.splits import Split
 from papertrail.data.windows import Corpus
 from papertrail.monotone.options import Trigger

@@ -14,7 +14,7 @@ import pandas as pd
 from papertrail.attacks import gates
 from papertrail.attacks.gates import Gate
 from papertrail.attacks.success import rise_per_token, successes
-from papertrail.core.record import Record
+from papertrail.core.reading.record import Record
 from papertrail.monotone import robustness
 from papertrail.monotone.options import Trigger
 from papertrail.monotone.robustness import DEFINITIONS, per_text

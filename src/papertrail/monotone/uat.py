@@ -18,10 +18,11 @@ from papertrail.attacks.tokens import banned_ids, round_trips
 from papertrail.attacks.trigger_losses import whole_texts
 from papertrail.attacks.under_trainer import Tensors, under_trainer
 from papertrail.attacks.universal import Trigger as Ids
-from papertrail.core import page, track
-from papertrail.core.experiment import Question
-from papertrail.core.launch import require_all
-from papertrail.core.record import Record
+from papertrail.core.answering.launch import require_all
+from papertrail.core.question.experiment import Question
+from papertrail.core.reading import page
+from papertrail.core.reading.record import Record
+from papertrail.core.writing import track
 from papertrail.data.splits import Split
 from papertrail.monotone import triggers
 from papertrail.monotone.arms import behind, pair

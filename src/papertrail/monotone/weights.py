@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from papertrail.core import address
-from papertrail.core.reach import Answer, Hub, cached
+from papertrail.core.reading import address
+from papertrail.core.storage.reach import Answer, Hub, cached
 from papertrail.data.config import TOKENIZER_FILES
 from papertrail.monotone.arms import arm
 from papertrail.monotone.estimate import FP32, Size, gpt_neox, published

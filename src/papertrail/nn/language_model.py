@@ -24,8 +24,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from papertrail.core import address
 from papertrail.core.errors import BadInput
+from papertrail.core.reading import address
 from papertrail.nn import activations
 from papertrail.nn.families import family
 from papertrail.nn.nonnegative import free_parameters, project

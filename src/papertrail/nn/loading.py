@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from papertrail.core import address
 from papertrail.core.errors import BadInput
+from papertrail.core.reading import address
 from papertrail.nn import activations
 from papertrail.nn.language_model import TRUSTED
 

@@ -12,13 +12,14 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from papertrail.core import bag, ported, progress, query, registry
+from papertrail.core import bag, progress
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.ported import RunFacts, RunId
-from papertrail.core.record import Record
-from papertrail.core.run import parents_of
-from papertrail.core.store import Store, connect, in_one_line
-from papertrail.core.track import commit, conclude
+from papertrail.core.reading import ported, query, registry
+from papertrail.core.reading.ported import RunFacts, RunId
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect, in_one_line
+from papertrail.core.writing.run import parents_of
+from papertrail.core.writing.track import commit, conclude
 from papertrail.records.commands import Archive, Exporting
 
 STUDY, CONTENTS, RUNS = "papertrail.study", "data/archive.json", "data/runs"

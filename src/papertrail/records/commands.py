@@ -6,9 +6,10 @@ Imports neither torch nor mlflow, so that a typo answers at once.
 import sys
 from dataclasses import dataclass, make_dataclass, replace
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Command, Experiment, experiments
+from papertrail.core.project import CONF
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Command, Experiment, experiments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ def _launch_about(command: Command) -> None:
         sys.exit(cli.complain(command.name, error, cli.USAGE))
     if experiment is None:
         return cli.launch(command)
-    conf = f"--config={cli.CONF / f'{name}.yaml'}"
+    conf = f"--config={CONF / f'{name}.yaml'}"
     helped = [word for word in words if word in cli.HELP]
     return cli.launch(
         _about(experiment, command), [conf, *(f"--{k}={v}" for k, v in options.items()), *helped]

@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from papertrail.core import cli, drift, progress, query
+from papertrail.core import progress
+from papertrail.core.answering.standing import Standing, drifted, standing
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Experiment, experiments, narrow
-from papertrail.core.identity import Identity, differences, identify
-from papertrail.core.owner import owner_of
-from papertrail.core.record import Record
-from papertrail.core.run import COMPLETE, INVALIDATED, parents_of
-from papertrail.core.standing import Standing, drifted, standing
-from papertrail.core.store import Store, connect
-from papertrail.core.track import QUESTION, conclude, options
+from papertrail.core.question import cli, drift
+from papertrail.core.question.experiment import Experiment, experiments, narrow
+from papertrail.core.question.identity import Identity, differences, identify
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing.owner import owner_of
+from papertrail.core.writing.run import COMPLETE, INVALIDATED, parents_of
+from papertrail.core.writing.track import QUESTION, conclude, options
 from papertrail.records.commands import Why
 from papertrail.records.radius import radius
 

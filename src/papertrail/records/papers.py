@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from papertrail.core import query
 from papertrail.core.errors import Missing
-from papertrail.core.record import Record
-from papertrail.core.store import Store
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
 
 PAPER, PATH = "paper", "papertrail.paper"
 """Experiment of a fill, and the tag that says of which file."""

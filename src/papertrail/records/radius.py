@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from papertrail.core import progress, query
+from papertrail.core import progress
 from papertrail.core.errors import Missing
-from papertrail.core.experiment import Experiment
-from papertrail.core.record import Record
-from papertrail.core.run import PARENTS, parents_of
-from papertrail.core.store import Store
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
+from papertrail.core.writing.run import PARENTS, parents_of
 from papertrail.records import papers
 
 HOUR_MS = 3_600_000

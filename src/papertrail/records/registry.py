@@ -3,14 +3,16 @@
 import re
 from typing import Any
 
-from papertrail.core import cli, progress, query, registry
-from papertrail.core.address import REGISTERED
+from papertrail.core import progress
+from papertrail.core.answering.standing import standing
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Experiment, experiments, narrow
-from papertrail.core.record import Record
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect, in_one_line
-from papertrail.core.track import conclude
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Experiment, experiments, narrow
+from papertrail.core.reading import query, registry
+from papertrail.core.reading.address import REGISTERED
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect, in_one_line
+from papertrail.core.writing.track import conclude
 from papertrail.records.commands import Registration, find
 
 NEWEST = "newest"

@@ -3,14 +3,15 @@
 import os
 from typing import Any
 
-from papertrail.core import elsewhere, joining, launch, progress
-from papertrail.core.cli import Execution
-from papertrail.core.experiment import Experiment, Question, load
-from papertrail.core.joining import PARENT
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store, connect, in_one_line
+from papertrail.core import progress
+from papertrail.core.answering import elsewhere, joining, launch
+from papertrail.core.answering.joining import PARENT
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Experiment, Question, load
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect, in_one_line
 from papertrail.records import explain, radius
 
 

@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from papertrail.core import heartbeat, parts, progress, query, sending, spool, track
-from papertrail.core.cli import Execution
+from papertrail.core import progress
 from papertrail.core.errors import Missing
-from papertrail.core.experiment import Command
 from papertrail.core.patience import away, patiently, why_away
-from papertrail.core.sending import Delivered
-from papertrail.core.store import Store, connect
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Command
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import heartbeat, parts, sending, spool, track
+from papertrail.core.writing.sending import Delivered
 
 
 def sync(command: Command, config: Any, execution: Execution) -> None:

@@ -6,14 +6,16 @@ A verdict is a tag with its reason; numbers, files and status of a finished run 
 from datetime import date
 from typing import Any
 
-from papertrail.core import drift, progress, query
+from papertrail.core import progress
+from papertrail.core.answering.standing import ACCEPTED, drifted
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.owner import user
-from papertrail.core.record import Record
-from papertrail.core.run import INVALIDATED
-from papertrail.core.standing import ACCEPTED, drifted
-from papertrail.core.store import Store, connect
-from papertrail.core.track import conclude, remark
+from papertrail.core.question import drift
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing.owner import user
+from papertrail.core.writing.run import INVALIDATED
+from papertrail.core.writing.track import conclude, remark
 from papertrail.records.commands import Acceptance, Invalidation, find
 from papertrail.records.radius import radius
 

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from pydantic import NonNegativeInt, PositiveInt
 
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Command
+from papertrail.core.question.experiment import Command
 
 Port = Annotated[int, Ge(1), Le(65_535)]
 STORAGE_PORTS = 5

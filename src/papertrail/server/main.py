@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from papertrail.core import progress, stopping
 from papertrail.core.errors import BadInput, Interrupted
-from papertrail.core.experiment import Command
+from papertrail.core.question.experiment import Command
 from papertrail.server import parts, postgres, storage, tracking
 from papertrail.server.config import Server
 from papertrail.server.secrets import KEY, SECRET, gathered

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from papertrail.core.owner import Owner
+from papertrail.core.writing.owner import Owner
 
 LEDGER, LOGS = "running.json", "logs"
 MARK = "PAPERTRAIL_SERVER"

@@ -5,13 +5,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from papertrail.core import progress, query, track
-from papertrail.core.cli import CONF, Execution, command
+from papertrail.core import progress
+from papertrail.core.answering.standing import standing, standings
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment, Question
-from papertrail.core.record import Record
-from papertrail.core.standing import standing, standings
-from papertrail.core.store import Store, connect, in_one_line
+from papertrail.core.project import CONF
+from papertrail.core.question.cli import Execution, command
+from papertrail.core.question.experiment import Experiment, Question
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect, in_one_line
+from papertrail.core.writing import track
 from papertrail.records import report
 from papertrail.sweep import space
 from papertrail.sweep.attempt import no_metric, shown

@@ -19,16 +19,18 @@ from optuna.exceptions import TrialPruned
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from papertrail.core import cli, parts, progress, pruning, stopping, track
+from papertrail.core import progress, stopping
+from papertrail.core.answering.require import require
+from papertrail.core.answering.standing import standing
 from papertrail.core.digests import one_look
 from papertrail.core.errors import BadInput, Interrupted
-from papertrail.core.experiment import Experiment
-from papertrail.core.identity import identify
-from papertrail.core.pruning import Pruned, Trying
-from papertrail.core.record import Record
-from papertrail.core.require import require
-from papertrail.core.standing import standing
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.question.identity import identify
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import parts, pruning, track
+from papertrail.core.writing.pruning import Pruned, Trying
 from papertrail.sweep import space, trials
 from papertrail.sweep.methods import distributions
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, make_dataclass
 from typing import Any
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment, experiments, load, narrow
-from papertrail.core.identity import identify
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Experiment, experiments, load, narrow
+from papertrail.core.question.identity import identify
 from papertrail.sweep import space
 from papertrail.sweep.options import HOW, Sweep
 

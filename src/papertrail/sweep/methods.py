@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from papertrail.core.experiment import Experiment
+from papertrail.core.question.experiment import Experiment
 from papertrail.sweep import space, trials
 from papertrail.sweep.options import Dimension, Pruner, Sampler
 

@@ -10,9 +10,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, Field
 
-from papertrail.core import page, track
 from papertrail.core.errors import Missing
-from papertrail.core.query import by_ids
+from papertrail.core.reading import page
+from papertrail.core.reading.query import by_ids
+from papertrail.core.writing import track
 from papertrail.sweep import figures, trials
 from papertrail.sweep.attempt import Swept
 from papertrail.sweep.methods import importances

@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from papertrail.core import cli
-from papertrail.core.canonical import arms
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment
-from papertrail.core.identity import annotation, by_option, dumps
+from papertrail.core.question import cli
+from papertrail.core.question.canonical import arms
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.question.identity import annotation, by_option, dumps
 from papertrail.sweep.options import Dimension
 
 Value = int | float | str

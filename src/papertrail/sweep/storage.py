@@ -15,9 +15,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from papertrail.core import heartbeat
 from papertrail.core.errors import Missing, in_a_line
-from papertrail.core.store import Store
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import heartbeat
 from papertrail.sweep import trials
 
 SCHEMA = "papertrail_sweeps"

@@ -9,9 +9,11 @@ import numpy as np
 import optuna
 from optuna.study import Study
 
-from papertrail.core import cli, launch, parts, track
+from papertrail.core.answering import launch
+from papertrail.core.answering.workers import Asked
 from papertrail.core.errors import Missing
-from papertrail.core.workers import Asked
+from papertrail.core.question import cli
+from papertrail.core.writing import parts, track
 from papertrail.sweep import results, space, storage, trials
 from papertrail.sweep.attempt import Swept
 from papertrail.sweep.config import NAME, WORKER, base, find

@@ -14,8 +14,9 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from papertrail.core import cli, heartbeat
-from papertrail.core.owner import Owner
+from papertrail.core.question import cli
+from papertrail.core.writing import heartbeat
+from papertrail.core.writing.owner import Owner
 
 BEGUN, RAN, WHY = "begun", "ran", "why"
 SURPLUS = "surplus"

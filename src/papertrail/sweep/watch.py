@@ -8,7 +8,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from papertrail.core.run import Run
+from papertrail.core.writing.run import Run
 from papertrail.sweep import trials
 from papertrail.sweep.attempt import Swept
 

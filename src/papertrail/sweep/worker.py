@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import optuna
 from optuna.study import Study
 
-from papertrail.core import cli
+from papertrail.core.answering.joining import PARENT
 from papertrail.core.errors import Interrupted, Missing
-from papertrail.core.joining import PARENT
-from papertrail.core.store import connect, in_one_line
+from papertrail.core.question import cli
+from papertrail.core.storage.store import connect, in_one_line
 from papertrail.sweep import storage, trials
 from papertrail.sweep.attempt import Swept, attempt
 from papertrail.sweep.config import NAME, base, parsed

@@ -14,16 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from papertrail.core import apart, progress, query, track
-from papertrail.core.cli import Execution
+from papertrail.core import progress
+from papertrail.core.answering import apart
+from papertrail.core.answering.standing import standing, standings
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Experiment, Question
-from papertrail.core.identity import identify
-from papertrail.core.owner import Owner, owner_of
 from papertrail.core.progress import duration
-from papertrail.core.record import Record
-from papertrail.core.standing import standing, standings
-from papertrail.core.store import Store, connect
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Experiment, Question
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import track
+from papertrail.core.writing.owner import Owner, owner_of
 from papertrail.records.report import answer as answer_run
 from papertrail.tables import grid
 from papertrail.tables.agreement import Audit, Audited, Number, compare, worst

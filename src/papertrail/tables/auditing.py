@@ -8,9 +8,9 @@ from dataclasses import dataclass, make_dataclass
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Experiment
 from papertrail.tables.catalog import Table, find, rendering, tables
 
 

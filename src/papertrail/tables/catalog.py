@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from importlib import import_module
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment, Question
+from papertrail.core.project import PACKAGE
+from papertrail.core.question.experiment import Experiment, Question
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from papertrail.tables.sheet import Sheet
 
-PACKAGE = Path(__file__).parents[1]
 NEVER = "never computed"
 
 

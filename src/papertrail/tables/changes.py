@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from papertrail.core import query
-from papertrail.core.record import MACHINE, Record
-from papertrail.core.store import Store
+from papertrail.core.reading import query
+from papertrail.core.reading.record import MACHINE, Record
+from papertrail.core.storage.store import Store
 from papertrail.tables.planned import Planned
 
 Entry = Mapping[str, Any]

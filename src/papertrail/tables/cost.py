@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from papertrail.core.answering.standing import standings
 from papertrail.core.progress import duration
-from papertrail.core.standing import standings
-from papertrail.core.store import Store
+from papertrail.core.storage.store import Store
 from papertrail.tables.catalog import Need
 from papertrail.tables.history import Cost, Options, histories, options_of, predicted, upstream
 from papertrail.tables.planned import Planned

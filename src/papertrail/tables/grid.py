@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from papertrail.core.answering.standing import standings
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.standing import standings
-from papertrail.core.store import Store
+from papertrail.core.storage.store import Store
 from papertrail.tables.catalog import NEVER, Table
 from papertrail.tables.listing import print_plan
 from papertrail.tables.planned import Planned

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from papertrail.core import query, track
-from papertrail.core.experiment import Question
-from papertrail.core.run import COMPLETE
-from papertrail.core.store import Store
+from papertrail.core.question.experiment import Question
+from papertrail.core.reading import query
+from papertrail.core.storage.store import Store
+from papertrail.core.writing import track
+from papertrail.core.writing.run import COMPLETE
 
 NEAREST = 5  # siblings at the same distance: their median forgives one that was interrupted
 Options = frozenset[tuple[str, str]]

@@ -2,8 +2,8 @@
 
 import sys
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
+from papertrail.core.question import cli
 from papertrail.tables.catalog import find, rendering, tables
 
 

@@ -13,15 +13,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-from papertrail.core import launch, progress, query, track
-from papertrail.core.cli import Execution, Mode
+from papertrail.core import progress
+from papertrail.core.answering import launch
+from papertrail.core.answering.require import require, voice_doubts
+from papertrail.core.answering.standing import drifted
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Experiment, Question, narrow
-from papertrail.core.identity import identify
-from papertrail.core.record import Record
-from papertrail.core.require import require, voice_doubts
-from papertrail.core.standing import drifted
-from papertrail.core.store import Store, connect
+from papertrail.core.question.cli import Execution, Mode
+from papertrail.core.question.experiment import Experiment, Question, narrow
+from papertrail.core.question.identity import identify
+from papertrail.core.reading import query
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import track
 from papertrail.records.report import show as show_run
 from papertrail.tables import changes, cost, grid, listing, render
 from papertrail.tables.catalog import Table, find, rendering

@@ -9,15 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from papertrail.core import cli, digests, progress, track
-from papertrail.core.cli import Execution
+from papertrail.core import digests, progress
+from papertrail.core.answering.require import voice_doubts
+from papertrail.core.answering.standing import drifted, standing
 from papertrail.core.errors import BadInput, Missing
-from papertrail.core.experiment import Experiment
-from papertrail.core.record import Record
-from papertrail.core.require import voice_doubts
-from papertrail.core.standing import drifted, standing
-from papertrail.core.store import connect, in_one_line
-from papertrail.core.track import conclude
+from papertrail.core.question import cli
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.reading.record import Record
+from papertrail.core.storage.store import connect, in_one_line
+from papertrail.core.writing import track
+from papertrail.core.writing.track import conclude
 from papertrail.records.papers import PATH, Quote, Quotes
 from papertrail.records.report import show as show_run
 from papertrail.tables import manuscript, papers, tex, verify

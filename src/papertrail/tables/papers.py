@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment
+from papertrail.core.question.experiment import Experiment
 from papertrail.tables import manuscript, source
 
 

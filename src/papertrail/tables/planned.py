@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from papertrail.core import cli
-from papertrail.core.record import Record
-from papertrail.core.standing import Standing
+from papertrail.core.answering.standing import Standing
+from papertrail.core.question import cli
+from papertrail.core.reading.record import Record
 from papertrail.tables.catalog import NEVER, Need
 
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from papertrail.core import cli
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment
-from papertrail.core.identity import identify
-from papertrail.core.store import Store
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Experiment
+from papertrail.core.question.identity import identify
+from papertrail.core.storage.store import Store
 from papertrail.tables import grid
 from papertrail.tables.catalog import HOW, Table, find, rendering
 from papertrail.tables.manuscript import Declaration

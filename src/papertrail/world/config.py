@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from papertrail.core.compute import INFRASTRUCTURE
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import Experiment, Question, narrow
+from papertrail.core.question.compute import INFRASTRUCTURE
+from papertrail.core.question.experiment import Experiment, Question, narrow
 from papertrail.world.options import MULTI, SETS, TASKS, Task
 from papertrail.world.schemas import (
     DataConfig,

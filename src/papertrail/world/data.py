@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int32, UInt8, UInt64
 
-from papertrail.core import progress, track
+from papertrail.core import progress
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import narrow
-from papertrail.core.require import require
+from papertrail.core.question.experiment import narrow
+from papertrail.core.writing import track
 from papertrail.world.cities import EXTRACT_SHA256, Cities, cities, stream
 from papertrail.world.config import WORLD_DATA
 from papertrail.world.options import ERROR, GUESS, TASKS, Task, World

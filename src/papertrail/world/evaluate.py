@@ -8,10 +8,10 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 
-from papertrail.core import track
-from papertrail.core.experiment import Question, narrow
-from papertrail.core.launch import require_all
-from papertrail.core.require import require
+from papertrail.core.answering.launch import require_all
+from papertrail.core.answering.require import require
+from papertrail.core.question.experiment import Question, narrow
+from papertrail.core.writing import track
 from papertrail.world.cities import stream
 from papertrail.world.config import WORLD_DATA, WORLD_EVALUATE, model_name, normal_sets
 from papertrail.world.data import Asked, open_rows

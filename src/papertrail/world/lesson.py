@@ -11,9 +11,9 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.experiment import narrow
-from papertrail.core.require import require
+from papertrail.core.question.experiment import narrow
 from papertrail.world import mixes
 from papertrail.world.config import WORLD_PRETRAIN
 from papertrail.world.data import Rows, open_rows

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from transformers import Qwen2ForCausalLM
 
-from papertrail.core import track
-from papertrail.core.compute import Compute
+from papertrail.core.answering.require import require
 from papertrail.core.errors import BadInput
-from papertrail.core.record import Record
-from papertrail.core.require import require
+from papertrail.core.question.compute import Compute
+from papertrail.core.reading.record import Record
+from papertrail.core.writing import track
 from papertrail.nn.language_model import from_pretrained
 from papertrail.world.config import trained
 from papertrail.world.schemas import FinetuneConfig

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
-from papertrail.core import track
-from papertrail.core.cli import Execution
+from papertrail.core.answering.standing import standings
 from papertrail.core.digests import one_look
-from papertrail.core.experiment import Experiment, Question, narrow
 from papertrail.core.progress import duration
-from papertrail.core.standing import standings
-from papertrail.core.store import Store, connect
+from papertrail.core.question.cli import Execution
+from papertrail.core.question.experiment import Experiment, Question, narrow
+from papertrail.core.storage.store import Store, connect
+from papertrail.core.writing import track
 from papertrail.records import report
 from papertrail.tables import cost
 from papertrail.tables.catalog import Need

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
-from papertrail.core import track
 from papertrail.core.errors import BadInput
+from papertrail.core.writing import track
 from papertrail.world.cities import Cities, cities, stream
 from papertrail.world.config import model_name, probing_task
 from papertrail.world.models import placed, trained_model

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from papertrail.core.compute import Compute
+from papertrail.core.question.compute import Compute
 from papertrail.world.options import (
     PAIRS,
     TASKS,

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from papertrail.core import launch, page, track
-from papertrail.core.experiment import Question, narrow
-from papertrail.core.record import Record
+from papertrail.core.answering import launch
+from papertrail.core.question.experiment import Question, narrow
+from papertrail.core.reading import page
+from papertrail.core.reading.record import Record
+from papertrail.core.writing import track
 from papertrail.tables import grid, render
 from papertrail.tables.figures import save
 from papertrail.world import figures, figures_study, results, tables, together

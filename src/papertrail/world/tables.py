@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from papertrail.core.experiment import Question, narrow
+from papertrail.core.question.experiment import Question, narrow
 from papertrail.tables.catalog import Need, Table
 from papertrail.world import sheets, sheets_models, sheets_study
 from papertrail.world.config import (

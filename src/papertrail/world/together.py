@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from papertrail.core import launch, track
-from papertrail.core.experiment import Question
-from papertrail.core.fit import logged_every
-from papertrail.core.identity import identify
-from papertrail.core.standing import standings
-from papertrail.core.store import Store
+from papertrail.core.answering import launch
+from papertrail.core.answering.standing import standings
+from papertrail.core.question.experiment import Question
+from papertrail.core.question.identity import identify
+from papertrail.core.storage.store import Store
+from papertrail.core.training.fit import logged_every
+from papertrail.core.writing import track
 from papertrail.world import lesson
 from papertrail.world.lesson import Lesson
 from papertrail.world.models import placed

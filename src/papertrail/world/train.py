@@ -2,9 +2,9 @@
 
 import time
 
-from papertrail.core import track
-from papertrail.core.compute import Compute
-from papertrail.core.fit import fit
+from papertrail.core.question.compute import Compute
+from papertrail.core.training.fit import fit
+from papertrail.core.writing import track
 from papertrail.world import lesson, together
 from papertrail.world.config import model_name
 from papertrail.world.lesson import Lesson

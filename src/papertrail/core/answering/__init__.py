@@ -1,0 +1,1 @@
+"""From a question to its answer: what stands, who computes, where; reuse, resume or compute."""

@@ -1,0 +1,1 @@
+"""What is asked: experiments, their options and presets, canonical configs, identities, drift."""

@@ -1,0 +1,1 @@
+"""How runs are read: one record, many as a frame, registered models, a run as plain facts."""

@@ -1,0 +1,1 @@
+"""Where runs live: the store behind one client, its tables in bulk, artifacts of elsewhere."""

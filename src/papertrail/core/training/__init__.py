@@ -1,0 +1,1 @@
+"""Lightning inside a run: exact resume, checkpoints, several devices. The only numbers of core."""
