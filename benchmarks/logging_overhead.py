@@ -7,12 +7,14 @@ metric each step, and at the end of each block what a checkpoint asks for, that 
 For each block and the one before it: the ratio of their seconds, of the CPU time of the thread that
 computes, and of the CPU time of all threads (the sender's, which has a core of its own where one is
 free); then the median over blocks, and the longest single call. The server is a real one on
-SQLite, behind a proxy that delays each of its answers.
+SQLite, behind a proxy, a process of its own, that delays each of its answers.
 """
 
+import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +106,28 @@ def served(folder: Path) -> Iterator[Server]:
         found.stop()
 
 
+def delayed(port: int, delay: float, addresses: Any) -> None:
+    """A proxy that hands its address over and stays until its process is ended."""
+    with proxy(port) as line:
+        line.delay = delay
+        addresses.put(line.address)
+        threading.Event().wait()
+
+
+@contextmanager
+def line(port: int, delay: float) -> Iterator[str]:
+    """The address of a server whose answers come `delay` seconds late."""
+    context = multiprocessing.get_context("spawn")
+    addresses = context.Queue()
+    process = context.Process(target=delayed, args=(port, delay, addresses), daemon=True)
+    process.start()
+    try:
+        yield addresses.get(timeout=60)
+    finally:
+        process.terminate()
+        process.join()
+
+
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
     with tempfile.TemporaryDirectory() as place:
@@ -114,11 +138,12 @@ def main() -> None:
         columns = f"{'wall clock':>14}{'its thread':>14}{'all threads':>14}"
         print(f"{'store':<22}{columns}{'longest call':>16}{'end':>11}{'arrived':>13}")
         measure("SQLite", local, steps, step)
-        with served(folder) as server, proxy(server.port) as line:
+        with served(folder) as server:
             for delay in DELAYS:
-                line.delay = delay
-                name = f"server, {1000 * delay:.0f} ms late"
-                measure(name, connect(line.address), steps, step)
+                with line(server.port, delay) as address:
+                    name = f"server, {1000 * delay:.0f} ms late"
+                    measure(name, connect(address), steps, step)
+        print(f"load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
