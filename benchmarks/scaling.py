@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from papertrail.core.answering import launch
+from papertrail.core.answering import launch, processes
+from papertrail.core.answering.pool import Pool
 from papertrail.core.question.experiment import Experiment, Question
 from papertrail.core.storage.store import Store, connect
 
@@ -72,7 +73,7 @@ def project(folder: Path) -> Experiment:
     (folder / "napping.py").write_text(SOURCE)
     (folder / "entrypoints" / "nap.py").write_text(ENTRY.format(place=str(folder)))
     sys.path.insert(0, str(folder))
-    launch.ROOT = folder  # type: ignore[attr-defined]
+    processes.ROOT = folder  # type: ignore[attr-defined]
     import napping  # type: ignore[import-not-found]
 
     found = napping.NAP
@@ -83,7 +84,7 @@ def project(folder: Path) -> Experiment:
 def measure(asked: list[Question], workers: int, store: Store) -> Measured:
     before, begin = used(), time.monotonic()
     with silence():
-        launch.Pool(workers).compute(asked, store, "reuse")
+        Pool(workers).compute(asked, store, "reuse")
     seconds = time.monotonic() - begin
     answers = launch.require_all(asked, store)
     assert len({record.run_id for record in answers}) == len(asked), "a run was lost or doubled"

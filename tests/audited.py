@@ -119,9 +119,9 @@ def main(name: str, folder: str) -> None:
 
     if name != "audit":
         return cli.launch({"base": BASE, "times": TIMES}[name])
-    from papertrail.core.answering import launch
+    from papertrail.core.answering import processes
 
     catalog.tables = lambda: {"toys": TOYS}
-    launch.ROOT = Path(folder)
+    processes.ROOT = Path(folder)
     auditing.main()
     sys.exit(0)

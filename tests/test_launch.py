@@ -15,7 +15,7 @@ from test_stories_process import entry_points
 from toy import TOY, ToyConfig
 
 from papertrail.core import progress, stopping
-from papertrail.core.answering.launch import Pool
+from papertrail.core.answering.pool import Pool
 from papertrail.core.answering.standing import Standing, standings
 from papertrail.core.answering.workers import Asked, Words, Worker, chosen
 from papertrail.core.errors import Interrupted
@@ -81,6 +81,31 @@ def test_one_bar_tells_how_many_runs_are_left(
     Pool(1).compute(asked, store, "reuse")
     assert seen == sorted(seen) and sorted(set(seen)) == pytest.approx([0, 1 / 3, 2 / 3])
     assert {one.usable is not None for one in standings(asked, store)} == {True}
+
+
+# -- who stays -------------------------------------------------------------------------------------
+
+
+def asks(pool: Pool, store: Store, *seeds: int) -> set[str]:
+    """Which processes answered."""
+    asked = [Question(TOY, ToyConfig(seed=seed)) for seed in seeds]
+    pool.compute(asked, store, "reuse")
+    found = [one.usable for one in standings(asked, store)]
+    return {record.tags["papertrail.owner"] for record in found if record}
+
+
+def test_workers_stay_from_one_stage_of_a_study_to_the_next_and_leave_with_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    entry_points(tmp_path, monkeypatch)
+    before = set(psutil.Process().children())
+    with Pool(1) as pool:
+        first = asks(pool, store, 1, 2)
+        assert asks(pool, store, 3, 4) == first and len(first) == 1
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # another environment: another process
+        assert asks(pool, store, 5, 6).isdisjoint(first)
+        assert len(set(psutil.Process().children()) - before) == 1
+    assert set(psutil.Process().children()) == before
 
 
 # -- who dies --------------------------------------------------------------------------------------

@@ -279,7 +279,7 @@ def test_a_pool_computes_side_by_side_and_names_what_failed(
         f"import sys; sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT / 'tests')!r}]\n"
         "from toy import TOY\nfrom papertrail.core.question.cli import launch\nlaunch(TOY)\n"
     )
-    monkeypatch.setattr("papertrail.core.answering.launch.ROOT", tmp_path)
+    monkeypatch.setattr("papertrail.core.answering.processes.ROOT", tmp_path)
     good = [Question(TOY, ToyConfig(seed=seed)) for seed in range(3)]
     with pool(2):
         records = require_all(good)
@@ -340,7 +340,7 @@ def test_a_run_that_only_points_to_another_does_not_stay_running(
 def test_a_stopped_pool_stops_its_processes(store: Store):
     process = start("--do=wait")
     started(process)
-    from papertrail.core.answering.launch import stop
+    from papertrail.core.answering.processes import stop
 
     stop([process])  # type: ignore[list-item]
     assert finish(process)[0] == 1

@@ -53,7 +53,7 @@ def laboratory(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        for module in ("answering.launch", "writing.track"):
+        for module in ("answering.processes", "writing.track"):
             patch.setattr(f"papertrail.core.{module}.ROOT", project)
         slurm.cluster_name.cache_clear()
         found = Laboratory(project, connect(), nodes)

@@ -311,7 +311,7 @@ def entry_points(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "import toy\nfrom papertrail.core.question.cli import launch\n"
             f"launch(toy.BY_NAME[{name!r}])\n"
         )
-    monkeypatch.setattr("papertrail.core.answering.launch.ROOT", folder)
+    monkeypatch.setattr("papertrail.core.answering.processes.ROOT", folder)
 
 
 @pytest.mark.parametrize("first", ["answered", "not answered"])

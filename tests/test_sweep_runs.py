@@ -238,7 +238,7 @@ def test_two_workers_share_a_study_and_the_points_of_one_that_dies(
     store: Store, shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     swept.entry_points(tmp_path)
-    monkeypatch.setattr("papertrail.core.answering.launch.ROOT", tmp_path)
+    monkeypatch.setattr("papertrail.core.answering.processes.ROOT", tmp_path)
     argv = words(f"--note=kill {tmp_path / 'once'}", f"--storage={shared}", trials=8)
     with launch.pool(2):
         record = swept_in(store, argv)

@@ -30,7 +30,7 @@ from papertrail.cluster.queue import LOCK, book_of, went_well
 from papertrail.cluster.stages import Task
 from papertrail.cluster.submit import Code, submit
 from papertrail.core import slurm
-from papertrail.core.answering import launch
+from papertrail.core.answering import processes
 from papertrail.core.errors import BadInput
 from papertrail.core.question import cli
 from papertrail.core.question.cli import Execution
@@ -121,8 +121,8 @@ def _read(
     uri: str, name: str, params: Mapping[str, str], config: Mapping[str, Any]
 ) -> tuple[Question, Execution]:
     """What was typed, checked before anything is queued."""
-    if Path(uri).resolve() != launch.project().resolve():
-        raise BadInput(f"project: only the one that is installed, {launch.project()} ({uri})")
+    if Path(uri).resolve() != processes.project().resolve():
+        raise BadInput(f"project: only the one that is installed, {processes.project()} ({uri})")
     experiment = experiments().get(name)
     if not isinstance(experiment, Experiment):
         raise BadInput(f"entry point: no experiment ({name}); other commands are typed without it")
@@ -144,7 +144,7 @@ def _hand_over(
 ) -> Handed:
     experiment, config = question.experiment, question.config
     task = Task(
-        launch.asked_for(question, execution.mode).words,
+        processes.asked_for(question, execution.mode).words,
         identity=identify(experiment, config).digest,
         title=experiment.title(config),
     )

@@ -13,7 +13,7 @@ from papertrail.cluster import stages
 from papertrail.cluster.queue import Queue
 from papertrail.cluster.stages import Task
 from papertrail.core import progress, slurm
-from papertrail.core.answering import launch
+from papertrail.core.answering import processes
 from papertrail.core.answering.settling import bury
 from papertrail.core.answering.standing import standings
 from papertrail.core.answering.workers import Asked
@@ -32,7 +32,7 @@ def launcher(execution: Execution) -> "Cluster":
         raise BadInput(
             "run.launcher: there is no SLURM here: no squeue (slurm); type it on a login node"
         )
-    entries = {path.stem for path in (launch.project() / "entrypoints").glob("*.py")}
+    entries = {path.stem for path in (processes.project() / "entrypoints").glob("*.py")}
     if unknown := sorted(set(execution.slurm.resources) - entries - {EVERY}):
         raise BadInput(f"run.slurm.resources: no entry point of that name ({', '.join(unknown)})")
     return Cluster(execution.slurm, execution.workers)
@@ -77,6 +77,6 @@ def environment(store: Store) -> Mapping[str, str]:
             "sqlite", f"the store is a file ({store.uri}): nodes of several machines need a server"
         )
     parent = track.current()
-    found = launch.environment(store, threads=None, parent=parent.run_id if parent else None)
+    found = processes.environment(store, threads=None, parent=parent.run_id if parent else None)
     found.setdefault(cli.ORDER, secrets.token_hex(6))  # one for all: a failure is tried once
     return found | {"PAPERTRAIL_WORK": os.fspath(store.work)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from papertrail.core import digests
-from papertrail.core.answering.launch import asked_for
+from papertrail.core.answering.processes import asked_for
 from papertrail.core.answering.standing import standings
 from papertrail.core.answering.workers import Asked, Words
 from papertrail.core.question.cli import Mode

@@ -17,7 +17,7 @@ from papertrail.cluster import snapshot
 from papertrail.cluster.book import Book, Submission
 from papertrail.cluster.node import Errand, Work
 from papertrail.cluster.stages import Task
-from papertrail.core.answering import launch
+from papertrail.core.answering import processes
 from papertrail.core.errors import BadInput
 from papertrail.core.question.resources import Resources, Slurm
 from papertrail.core.storage.store import Store
@@ -40,7 +40,7 @@ class Code:
     @classmethod
     def now(cls, store: Store) -> "Code":
         """As it is at this moment."""
-        return cls(snapshot.take(launch.project(), store.work / "snapshots"), track.commit())
+        return cls(snapshot.take(processes.project(), store.work / "snapshots"), track.commit())
 
 
 def submit(
@@ -111,7 +111,7 @@ def _work(
     tasks: tuple[Task, ...], home: Path, given: Resources, options: Slurm, code: Code
 ) -> Work:
     errands = tuple(
-        Errand(Path(task.words[0]).relative_to(launch.project()).as_posix(), task.words[1:])
+        Errand(Path(task.words[0]).relative_to(processes.project()).as_posix(), task.words[1:])
         for task in tasks
     )
     threads = str(max(1, given.cpus // len(tasks)))

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.study import Study
 
-from papertrail.core.answering import launch
+from papertrail.core.answering import launch, processes
 from papertrail.core.answering.workers import Asked
 from papertrail.core.errors import Missing
 from papertrail.core.question import cli
@@ -83,7 +83,7 @@ def _have_worked(swept: Swept, study: Study, places: int) -> None:
     if isinstance(launcher, launch.Here):
         return work(swept, study)
     before = [trial.state for trial in study.get_trials(deepcopy=False)]
-    entry = str(launch.project() / "entrypoints" / f"{NAME}.py")
+    entry = str(processes.project() / "entrypoints" / f"{NAME}.py")
     workers: int = getattr(launcher, "workers", 1)
     asked = [
         Asked((entry, f"{WORKER}{number}:{swept.study}", *cli.arguments(swept.config)))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from papertrail.core import stopping
-from papertrail.core.answering.launch import POLL_SECONDS, process, shared_threads, stop
+from papertrail.core.answering.pool import POLL_SECONDS
+from papertrail.core.answering.processes import process, shared_threads, stop
 from papertrail.core.answering.standing import Standing, standing
 from papertrail.core.question.experiment import Question
 from papertrail.core.reading.record import Record

@@ -36,6 +36,7 @@ class Worker:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
         self.last: Asked | None = None
         """What it was asked last."""
         self.busy = False

@@ -29,7 +29,7 @@ from torch import distributed, nn
 from torch.nn.utils import parametrize
 
 from papertrail.core import stopping
-from papertrail.core.answering.launch import shared_threads
+from papertrail.core.answering.processes import shared_threads
 
 GRACE_SECONDS = 10.0
 """For a rank that met an error to say so, after another one felt it."""
