@@ -21,7 +21,7 @@ from jsonargparse import Namespace
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from papertrail.core.question import cli  # noqa: E402 (its folder is known only now)
+from papertrail.core.question import cli, layers  # noqa: E402 (its folder is known only now)
 from papertrail.core.question.experiment import Command  # noqa: E402
 from papertrail.core.question.identity import dumps  # noqa: E402
 from papertrail.core.question.wording import readable  # noqa: E402
@@ -66,7 +66,7 @@ def typed_as(name: str) -> Command:
     shown, words = cli.print_help, sys.argv
     cli.print_help = lambda typed, argv: found.append(typed)
     path = ROOT / "entrypoints" / f"{name}.py"
-    sys.argv = [str(path), "--config", str(ROOT / "conf" / f"{name}.yaml"), "--help"]
+    sys.argv = [str(path), "--config", str(layers.CONF / f"{name}.yaml"), "--help"]
     try:
         with redirect_stdout(io.StringIO()):
             runpy.run_path(str(path), run_name="__main__")
@@ -78,8 +78,8 @@ def typed_as(name: str) -> Command:
 def sections(typed: Command) -> list[Section]:
     """The options of a command as its parser has them, under its own conf file."""
     parser = cli._parser(typed)
-    conf = f"--config={ROOT / 'conf' / f'{typed.name}.yaml'}"
-    parser.set_defaults(cli._layers(typed, list(cli.paired([conf])), cli._options(parser)))
+    conf = f"--config={layers.CONF / f'{typed.name}.yaml'}"
+    parser.set_defaults(layers.layered(typed, list(layers.paired([conf])), cli._options(parser)))
     defaults = parser.get_defaults()
     rows: dict[str, list[Row]] = {}
     for action in parser._actions:

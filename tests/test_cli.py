@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from toy import TOY, Part, ToyConfig
 
 from papertrail.core.errors import BadInput
-from papertrail.core.question import cli
+from papertrail.core.question import cli, layers
 
 words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=30)
 
@@ -39,7 +39,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "scale" / "small.yaml").write_text("part: {rate: 0.25}\nother: {x: 1}\n")
     (tmp_path / "scale" / "large.yaml").write_text("part: {rate: 2e-3}\nseed: 5\n")
     (tmp_path / "scale" / "toys" / "large.yaml").write_text("seed: 6\n")
-    monkeypatch.setattr(cli, "CONF", tmp_path)
+    monkeypatch.setattr(layers, "CONF", tmp_path)
     return tmp_path
 
 
@@ -173,7 +173,8 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "echo.py").write_text(
         "import json, pathlib, sys\n"
         f"sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT / 'tests')!r}]\n"
-        "from dataclasses import asdict\nfrom papertrail.core import cli\nfrom toy import ECHO\n"
+        "from dataclasses import asdict\nfrom papertrail.core.question import cli\n"
+        "from toy import ECHO\n"
         "config, _ = cli.parse(ECHO, sys.argv[1:])\n"
         "pathlib.Path('said.json').write_text(json.dumps(asdict(config)))\n"
     )

@@ -22,7 +22,7 @@ from conftest import ROOT
 from test_stories import TEST, names_in
 
 import papertrail
-from papertrail.core.question import cli
+from papertrail.core.question import cli, layers
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 EXAMPLE = ROOT / "docs" / "adding_an_experiment.md"
@@ -205,7 +205,7 @@ def test_every_command_names_an_entry_point_and_options_that_exist(
             Path(named[1]).write_text(text, encoding="utf-8")
     presets = re.findall(r"(?:write_preset|tuned)=([\w/]+\.yaml)", path.read_text("utf-8"))
     if presets:  # that other commands of the page write
-        monkeypatch.setattr(cli, "CONF", Path(shutil.copytree(ROOT / "conf", tmp_path / "conf")))
+        monkeypatch.setattr(layers, "CONF", Path(shutil.copytree(ROOT / "conf", tmp_path / "conf")))
     for preset in map(Path, presets):
         preset.parent.mkdir(parents=True, exist_ok=True)
         preset.write_text("{}", encoding="utf-8")
@@ -265,7 +265,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     package = tmp_path / "src" / "papertrail"
     monkeypatch.setattr(papertrail, "__path__", [*papertrail.__path__, str(package)])
     monkeypatch.setattr(catalog, "PACKAGE", package)
-    monkeypatch.setattr(cli, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(layers, "CONF", tmp_path / "conf")
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("papertrail.pi")]:
         del sys.modules[name]

@@ -7,8 +7,7 @@ import sys
 from dataclasses import dataclass, make_dataclass, replace
 
 from papertrail.core.errors import BadInput
-from papertrail.core.project import CONF
-from papertrail.core.question import cli
+from papertrail.core.question import cli, layers
 from papertrail.core.question.experiment import Command, Experiment, experiments
 
 
@@ -131,18 +130,18 @@ def register() -> None:
 
 def _launch_about(command: Command) -> None:
     words = sys.argv[1:]
-    asked = [word for word in words if word not in cli.HELP]
+    asked = [word for word in words if word not in layers.HELP]
     try:
         # The stanza names our own conf file; the options mean what they mean to the experiment.
-        options = {key: value for key, value in cli.paired(asked) if key != "config"}
+        options = {key: value for key, value in layers.paired(asked) if key != "config"}
         name = options.get("experiment")
         experiment = None if name is None else find(name)
     except BadInput as error:
         sys.exit(cli.complain(command.name, error, cli.USAGE))
     if experiment is None:
         return cli.launch(command)
-    conf = f"--config={CONF / f'{name}.yaml'}"
-    helped = [word for word in words if word in cli.HELP]
+    conf = f"--config={layers.CONF / f'{name}.yaml'}"
+    helped = [word for word in words if word in layers.HELP]
     return cli.launch(
         _about(experiment, command), [conf, *(f"--{k}={v}" for k, v in options.items()), *helped]
     )

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from papertrail.core.errors import BadInput
-from papertrail.core.question import cli
+from papertrail.core.question import cli, layers
 from papertrail.core.question.canonical import arms
 from papertrail.core.question.experiment import Experiment
 from papertrail.core.question.identity import annotation, by_option, dumps
@@ -81,7 +81,7 @@ def _check_options(target: Experiment, dimensions: Mapping[str, Dimension]) -> N
     for option, one in dimensions.items():
         if option.startswith("run."):
             raise BadInput(f"space: {option} says how runs are computed, not what; drop it")
-        cli.check_known(option, known, "space: ")
+        layers.check_known(option, known, "space: ")
         above = {option.rsplit(".", n)[0] for n in range(option.count(".") + 1)}
         if above & set(target.infrastructure):
             raise BadInput(

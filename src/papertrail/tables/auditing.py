@@ -9,7 +9,7 @@ from dataclasses import dataclass, make_dataclass
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from papertrail.core.errors import BadInput
-from papertrail.core.question import cli
+from papertrail.core.question import cli, layers
 from papertrail.core.question.experiment import Experiment
 from papertrail.tables.catalog import Table, find, rendering, tables
 
@@ -56,7 +56,7 @@ def main() -> None:
     """Launch the audit of the table that `--table` names."""
     words = sys.argv[1:]
     try:
-        table = find(cli.peek("audit", "table", words))
+        table = find(layers.peek("audit", "table", words))
     except BadInput as error:
         if {"-h", "--help"} & set(words):
             print(f"tables: {', '.join(sorted(tables()))}\n--table=TABLE --help lists its options")

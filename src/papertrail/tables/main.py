@@ -3,14 +3,14 @@
 import sys
 
 from papertrail.core.errors import BadInput
-from papertrail.core.question import cli
+from papertrail.core.question import cli, layers
 from papertrail.tables.catalog import find, rendering, tables
 
 
 def main() -> None:
     """Launch the rendering of the table that `--name` names."""
     try:
-        table = find(cli.peek("tables", "name", sys.argv[1:]))
+        table = find(layers.peek("tables", "name", sys.argv[1:]))
     except BadInput as error:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(f"tables: {', '.join(sorted(tables()))}\n--name=TABLE --help lists its options")
