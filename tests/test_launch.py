@@ -65,8 +65,11 @@ def test_questions_that_build_on_nothing_are_taken_in_order():
 # -- how far ---------------------------------------------------------------------------------------
 
 
-def test_one_bar_tells_how_many_runs_are_left(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_one_bar_tells_how_many_runs_are_left_and_no_run_looks_for_the_nearest_of_thousands(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ):
     entry_points(tmp_path, monkeypatch)
     seen: list[float] = []
@@ -81,6 +84,7 @@ def test_one_bar_tells_how_many_runs_are_left(
     Pool(1).compute(asked, store, "reuse")
     assert seen == sorted(seen) and sorted(set(seen)) == pytest.approx([0, 1 / 3, 2 / 3])
     assert {one.usable is not None for one in standings(asked, store)} == {True}
+    assert "the nearest is" not in capfd.readouterr().err
 
 
 # -- who stays -------------------------------------------------------------------------------------

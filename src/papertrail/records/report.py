@@ -47,7 +47,8 @@ def _before_computing(experiment: Experiment, config: Any, store: Store) -> None
     found = standing(experiment, config, store)
     if found.state in ("missing", "blocked"):
         radius.confirm_raise(experiment, config, store)
-        explain.on_a_miss(experiment, config, found, store)
+        if progress.WORKER not in os.environ:  # one of many, of which whoever asks for them speaks
+            explain.on_a_miss(experiment, config, found, store)
 
 
 def headline(record: Record, config: Any) -> None:
