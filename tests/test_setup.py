@@ -728,7 +728,7 @@ def test_a_ready_machine_is_exit_code_0_and_a_bad_option_2(
 
 def test_stage_0_of_the_study_takes_two_seconds_and_no_torch(store_uri: str, smoke: list[str]):
     code = (
-        "import sys, time; from papertrail.core import cli;"
+        "import sys, time; from papertrail.core.question import cli;"
         "from papertrail.monotone.config import MONOTONE;"
         "from papertrail.monotone.checks import checks;"
         f"config = cli.parse(MONOTONE, {smoke!r})[0]; begin = time.process_time();"
