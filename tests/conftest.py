@@ -27,42 +27,47 @@ LONG = (
     "test_sweep_runs", "test_server", "test_setup", "test_long_runs", "test_attack_resume",
 )  # fmt: skip
 """Files that take longest: begun first, so that nobody waits for one of them at the end."""
-STOPPED = (
-    "test_devices.py::test_a_training_on_two_devices_that_was_stopped_ends_as_if_it_had_not_been"
-)
-RESUMED = "test_resume.py::test_the_resumed_loss_curve_equals_the_uninterrupted_one"
-LONGER = (
-    "test_resume.py::"
-    "test_a_longer_run_goes_on_from_a_shorter_one_and_ends_where_it_would_have_ended"
-)
-SLOW = (
-    "test_arms.py::test_projected_training_that_was_killed",
-    "test_attack_resume.py::test_killed_again_and_again_it_repeats_no_finished_batch[gcg]",
-    "test_attack_resume.py::test_killed_again_and_again_it_repeats_no_finished_batch[pgd]",
-    "test_benchmarks.py::test_a_killed_run_goes_on_behind_its_last_task",
-    f"{STOPPED}[fsdp]",
-    "test_long_runs.py::test_a_training_killed_again_and_again",
-    "test_outage.py::test_a_run_stopped_while_its_server_is_away",
-    "test_outage.py::test_a_server_that_does_not_answer_for_seconds",
-    "test_outage.py::test_a_server_that_is_away_at_the_start_is_one_line_within_seconds[hanging]",
-    "test_outage.py::test_a_slow_server_does_not_slow",
-    f"{LONGER}[accumulated]",
-    f"{RESUMED}[kill -9]",
-    f"{RESUMED}[the same, accumulated",
-    "test_server.py::test_after_the_supervisor_was_killed",
-    "test_setup.py::test_fetch_brings",
-    "test_sweep_runs.py::test_a_killed_sweep",
-    "test_sweep_runs.py::test_a_stopped_sweep",
-    "test_sweep_runs.py::test_two_workers_share",
-    "test_uat.py::test_a_search_killed_again_and_again",
-)  # fmt: skip
+SLOW = {
+    "test_arms": ["projected_training_that_was_killed"],
+    "test_attack_resume": ["killed_again_and_again_it_repeats_no_finished_batch"],
+    "test_attacks": ["minimising_as_nanogcg_does_reaches_the_loss_that_it_reaches[False]"],
+    "test_audit": [
+        "an_audit_draws_what_stands_and_is_never_answered_by_the_one_before",
+        "a_stopped_audit_leaves_nothing_finished_and_no_process[scheduler]",
+    ],
+    "test_benchmarks": ["a_killed_run_goes_on_behind_its_last_task"],
+    "test_cli": ["any_values_survive_a_real_mlflow_run"],
+    "test_devices": [
+        "a_rank_that_does_not_come_up_is_told",
+        "a_training_on_two_devices_that_was_stopped_ends_as_if_it_had_not_been[fsdp]",
+        "an_error_of_rank_0_is_its_own",
+        "two_devices_give_the_curve_and_the_weights_of_one[fsdp]",
+    ],
+    "test_long_runs": ["a_training_killed_again_and_again"],
+    "test_outage": [
+        "a_run_stopped_while_its_server_is_away",
+        "a_server_that_does_not_answer_for_seconds",
+        "a_server_that_is_away_at_the_start_is_one_line_within_seconds[hanging]",
+        "a_slow_server_does_not_slow",
+    ],
+    "test_resume": [
+        "a_longer_run_goes_on_from_a_shorter_one_and_ends_where_it_would_have_ended[accumulated]",
+        "the_resumed_loss_curve_equals_the_uninterrupted_one[kill -9]",
+        "the_resumed_loss_curve_equals_the_uninterrupted_one[the same, accumulated",
+    ],
+    "test_server": ["after_the_supervisor_was_killed"],
+    "test_setup": ["fetch_brings"],
+    "test_sweep_runs": ["a_killed_sweep", "a_stopped_sweep", "two_workers_share"],
+    "test_uat": ["a_search_killed_again_and_again"],
+}
 """Another way of being killed, or another kind of what a faster test covers: `make test-slow`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; within a file the order stays."""
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+        beginnings = tuple(f"test_{claim}" for claim in SLOW.get(item.path.stem, ()))
+        if item.name.startswith(beginnings):
             item.add_marker("slow")
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from conftest import ROOT
+from forked import Popen
 from mlflow.entities import Run
 
 from papertrail.core.storage.store import Store
@@ -29,7 +30,7 @@ def finished(store: Store) -> Counter[str]:
 def killed(name: str, words: Sequence[str], store: Store, at: int) -> Counter[str]:
     """What the entry point `name` had finished when it was killed, after it had begun `at` runs."""
     entry = str(ROOT / "entrypoints" / f"{name}.py")
-    process = subprocess.Popen([sys.executable, entry, *words], stdout=subprocess.DEVNULL)
+    process = Popen([sys.executable, entry, *words], stdout=subprocess.DEVNULL)
     while len(runs(store)) < at:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.05)

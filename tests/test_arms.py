@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from forked import Popen
 from safetensors.torch import load_file
 from tiny import tiny
 
@@ -118,7 +119,7 @@ def test_projected_training_that_was_killed_ends_as_if_it_had_not_been(
     )
     words = [sys.executable, str(ROOT / "entrypoints" / "train.py"), *cli.arguments(longer)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    process = Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     there = store.folder(identify(TRAIN, longer).digest) / "checkpoints"
     while not any(int(path.stem[5:]) >= 5 for path in there.glob("step-*.ckpt")):
         assert process.poll() is None, process.communicate()[1]

@@ -18,10 +18,11 @@ import psutil
 import pytest
 from audited import BASE, TIMES, BaseConfig, TimesConfig, entry_points
 from conftest import ROOT
+from forked import Popen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papertrail.core.answering import apart, launch
+from papertrail.core.answering import apart, processes
 from papertrail.core.answering.launch import require_all
 from papertrail.core.answering.require import require
 from papertrail.core.question import cli
@@ -52,7 +53,7 @@ class Laboratory:
     def start(self, *words: str, toys: str = "", **environment: str) -> "subprocess.Popen[str]":
         """`-e audit -P table=toys` as a person types it."""
         entry = self.folder / "entrypoints" / "audit.py"
-        return subprocess.Popen(
+        return Popen(
             [sys.executable, str(entry), "--table=toys", *words],
             env=os.environ | {"TOYS": toys, "OMP_NUM_THREADS": "1"} | environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -321,7 +322,7 @@ def test_what_one_cell_built_on_is_not_computed_again_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     entry_points(tmp_path, [ROOT / "src", ROOT / "tests"])
-    monkeypatch.setattr(launch, "ROOT", tmp_path)
+    monkeypatch.setattr(processes, "ROOT", tmp_path)
     store, begun = apart.store_in(tmp_path / "other"), list[int]()
     questions = [Question(TIMES, TimesConfig()), Question(BASE, BaseConfig())]
     cell, base = apart.compute(questions, store, store, starting=begun.append)

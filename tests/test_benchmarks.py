@@ -22,6 +22,7 @@ import torch
 import yaml
 from benchmark_sets import ROWS, write
 from conftest import ROOT
+from forked import Popen
 from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.models.huggingface import HFLM
@@ -610,7 +611,7 @@ def test_a_killed_run_goes_on_behind_its_last_task(study, smoke, tmp_path, monke
     folder = study.folder(identify(BENCHMARKS, config).digest)
     words = [sys.executable, str(ROOT / "entrypoints" / "benchmarks.py")]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
+    process = Popen(
         [*words, *cli.arguments(config)], env=environment, stderr=subprocess.PIPE, text=True
     )
     while parts.num_parts(folder) < 2:

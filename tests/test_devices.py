@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT
+from forked import Popen
 from ranked import waits
 from torch import distributed, nn
 
@@ -96,7 +97,7 @@ def begun(store: Store, config: TrainConfig, request: pytest.FixtureRequest) -> 
     require(CORPUS, CorpusConfig(data=config.data))
     words = [sys.executable, str(ROOT / "entrypoints" / "pretrain.py"), *cli.arguments(wanted)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    process = Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     folder = store.folder(identify(PRETRAIN, wanted).digest) / "checkpoints"
     try:
         while not any(step_of(path) >= 3 for path in checkpoints(folder)):

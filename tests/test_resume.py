@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from forked import Popen
 
 from papertrail.core.answering.require import require
 from papertrail.core.answering.standing import standing
@@ -45,7 +46,7 @@ def calm(config: PretrainConfig) -> PretrainConfig:
 def start(config: PretrainConfig) -> "subprocess.Popen[str]":
     words = [sys.executable, str(ROOT / "entrypoints" / "pretrain.py"), *cli.arguments(config)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    return Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def folder(config: PretrainConfig, store: Store) -> Path:

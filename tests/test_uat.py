@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
+from forked import Popen
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -371,7 +372,7 @@ def killed_at(config: TriggerConfig, folder: Path, name: str) -> set[str]:
     """Parts that a process left which got SIGKILL once it had finished the part `name`."""
     words = [sys.executable, str(ROOT / "entrypoints" / "trigger.py"), *cli.arguments(config)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    process = Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     while not (folder / f"{name}.npz").exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.001)
