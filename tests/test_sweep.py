@@ -1,5 +1,6 @@
 """What a sweep is: its space, what is refused before anything runs, and its identity."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from swept import BOWL, words
 from papertrail.core.errors import BadInput
 from papertrail.core.question import cli
 from papertrail.core.question.identity import by_option, identify
-from papertrail.sweep import space
+from papertrail.sweep import figures, space
 from papertrail.sweep.config import base, find, sweeping
 from papertrail.sweep.options import Dimension
+from papertrail.sweep.results import Result, Tried
 
 SWEEP = sweeping(BOWL)
 PRESETS = sorted((ROOT / "conf" / "sweep").glob("*.yaml"))
@@ -59,6 +61,8 @@ def refusal(*more: str) -> str:
         ("{device: {choices: [cpu, gpu]}}", "device does not decide what comes out of bowl"),
         ("{run.workers: {choices: [1, 2]}}", "run.workers says how runs are computed"),
         ("{}", "nothing is varied"),
+        ("{bowl.x: 3}", "options of a Dimension in braces, {name: value} ({bowl.x: 3})"),
+        ("hello", "space: expected {name: value} (hello)"),
     ],
 )
 def test_a_bad_space_is_refused_in_one_line(wrong: str, said: str):
@@ -93,6 +97,13 @@ def test_a_target_that_is_none_is_refused():
         find("swept:BOWLS")
     with pytest.raises(BadInput, match="a function is no experiment"):
         find("swept:roll")
+
+
+def test_help_says_what_a_sweep_is_and_what_its_target_takes(capsys: pytest.CaptureFixture[str]):
+    cli.launch(SWEEP, ["--help"])
+    said = capsys.readouterr().out
+    assert "SweepConfig" not in said and "--bowl.x" in said and "--trials" in said
+    assert "Tries the target under many configs, each a run of its own, and finds the best:" in said
 
 
 # -- the space -------------------------------------------------------------------------------------
@@ -191,6 +202,26 @@ def test_a_preset_fits_its_target(path: Path):
     assert set(tree) <= set(by_option(config)) | {"pruner", "sampler"}
     space.check(target, base(target, config), config)
     assert set(config.space) == set(tree["space"])
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_names_under_the_lines_of_a_preset_do_not_run_into_each_other(path: Path):
+    target = find(yaml.safe_load(path.read_text())["target"])
+    config, _ = cli.parse(sweeping(target), [f"--sweep={path.stem}"])
+    names = dict.fromkeys(config.objectives, 1.0)
+    point = {option: (*one.choices, one.low)[0] for option, one in config.space.items()}
+    one = Tried(
+        number=0, state="complete", point=point, values=names, run_id="", reused=False,
+        seconds=0.0, last_step=None, attempt=1, why="",
+    )  # fmt: skip
+    found = Result(
+        schema=1, target=target.name, objectives=config.objectives, sampler="tpe", pruner="none",
+        best=[0], importance={key: {} for key in names}, trials=[one],
+    )  # fmt: skip
+    for key, figure in figures.all_of(found, config.space).items():
+        if key.startswith("parallel"):
+            boxes = [name.get_window_extent() for name in figure.axes[0].get_xticklabels()]
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_a_tuned_preset_stands_above_the_scale(tmp_path: Path):

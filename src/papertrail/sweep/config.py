@@ -11,7 +11,7 @@ from dataclasses import fields, make_dataclass
 from typing import Any
 
 from papertrail.core.errors import BadInput
-from papertrail.core.question import cli
+from papertrail.core.question import cli, layers
 from papertrail.core.question.experiment import Experiment, experiments, load, narrow
 from papertrail.core.question.identity import identify
 from papertrail.sweep import space
@@ -52,9 +52,7 @@ def sweeping(target: Experiment) -> Experiment:
     return Experiment(
         name=NAME,
         study=target.study,
-        schema=make_dataclass(
-            "SweepConfig", [], bases=(target.schema, Sweep), frozen=True, kw_only=True
-        ),
+        schema=_schema(target),
         verb="papertrail.sweep.study:sweep",
         stays=True,
         show="papertrail.sweep.answer:show",
@@ -64,6 +62,12 @@ def sweeping(target: Experiment) -> Experiment:
         neutral=target.neutral,
         data=lambda config: _answered_by(target, config),
     )
+
+
+def _schema(target: Experiment) -> type:
+    """Options of the target and of a sweep; --help opens with what a sweep is."""
+    bases, told = (target.schema, Sweep), {"__doc__": Sweep.__doc__}
+    return make_dataclass("SweepConfig", [], bases=bases, namespace=told, frozen=True, kw_only=True)
 
 
 def base(target: Experiment, config: Any) -> Any:
@@ -86,7 +90,7 @@ def _answered_by(target: Experiment, config: Any) -> Mapping[str, str]:
 
 def parsed(words: Sequence[str]) -> tuple[Experiment, Any]:
     """The target and the config of a sweep that was spelled out in full."""
-    target = find(dict(cli.paired(words))["target"])
+    target = find(dict(layers.paired(words))["target"])
     return target, cli.parse(sweeping(target), words)[0]
 
 
@@ -97,11 +101,11 @@ def main() -> None:
         load("papertrail.sweep.worker:main")(words[0].removeprefix(WORKER), words[1:])
         return
     try:
-        preset = cli.peek_preset(NAME, NAME, words)
-        experiment = sweeping(find(cli.peek(NAME, "target", words, preset)))
+        preset = layers.peek_preset(NAME, NAME, words)
+        experiment = sweeping(find(layers.peek(NAME, "target", words, preset)))
         _refuse_unknown(preset, experiment)
     except BadInput as error:
-        if cli.HELP & set(words):
+        if layers.HELP & set(words):
             print(f"targets: {', '.join(sorted(experiments()))}\n--target=NAME --help has options")
             return
         sys.exit(cli.complain(NAME, error, cli.USAGE))

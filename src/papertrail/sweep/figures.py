@@ -1,6 +1,7 @@
 """Figures of a sweep: its history, what mattered, which values were good, the Pareto front."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = PALETTE[0], PALETTE[1], "#b4bac2"
 FLAT = 0.56  # height over width of a figure
 LONGEST = 18  # characters of a choice on an axis
+ACROSS = 75  # characters of names that stand beside each other under the axes
 
 
 def all_of(
@@ -103,10 +105,11 @@ def parallel(
             range(len(heights)), heights, color=colormaps["cividis_r"](0.1 + 0.9 * share),
             alpha=0.35 + 0.6 * share, linewidth=0.8 + 1.2 * share, zorder=rank,
         )  # fmt: skip
-    _upright(axes, [*options, name])
+    names = [*options, name]
+    _upright(axes, [_folded(one, ACROSS // len(names)) for one in names])
     for place, option in enumerate(options):
         _ticks(axes, place, dimensions[option], places[option])
-    for height, value in ((0.0, low), (1.0, high)):
+    for height, value in ((0.0, low), (1.0, high)) if high > low else ((0.5, low),):
         _tick(axes, len(options), height, f"{value:.4g}")
     return figure
 
@@ -187,6 +190,16 @@ def _text(choice: Any) -> str:
     from papertrail.sweep.space import typed
 
     return typed(choice)
+
+
+def _folded(name: str, longest: int) -> str:
+    """A name over as many lines as it needs; one ends behind a dot or a slash."""
+    lines = [""]
+    for word in re.findall(r"[^./]+[./]?", name):
+        if lines[-1] and len(lines[-1]) + len(word) > longest:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
 
 
 def _upright(axes: "matplotlib.axes.Axes", names: Sequence[str]) -> None:

@@ -14,6 +14,12 @@ def explain(message: str, given: Mapping[str, str]) -> str:
     if not colon or value is None:
         return line
     reason = re.sub(r"<class '(\w+)'>", r"\1", reason.strip())
+    reason = re.sub(r"a <class '[\w.]+\.Mapping'>", "{name: value}", reason)
+    reason = re.sub(
+        r"Not a valid subclass of (\w+)\. .*",
+        r"expected the options of a \1 in braces, {name: value}",
+        reason,
+    )
     return f"{key.strip()}: {reason[:1].lower()}{reason[1:]} ({value})"
 
 
