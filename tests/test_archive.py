@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -372,6 +373,33 @@ def test_what_an_export_cannot_use_is_said_in_a_line(
     assert failed
     refused(Missing, "add unusable=true", study="", ids=(failed.run_id,))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_runs_have_equal_archives_in_whatever_order_a_database_keeps_them(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.store.uri)
+    run_id, text = study.rich.run_id, study.rich.tags["said"]
+    study.store.client.delete_tag(run_id, "said")
+    study.store.client.set_tag(run_id, "said", text)
+    archive.export(EXPORT, Exporting(study="toys", folder=str(tmp_path / "again")), None)
+    facts = [
+        folder / "data/runs" / run_id / "run.json" for folder in (study.folder, tmp_path / "again")
+    ]
+    assert facts[0].read_bytes() == facts[1].read_bytes()
+
+
+def test_of_two_exports_into_one_folder_one_writes_it_and_one_says_that_it_is_there(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.store.uri)
+    asked = Exporting(study="toys", folder=str(tmp_path / "same"))
+    with ThreadPoolExecutor(2) as pool:
+        ends = [pool.submit(archive.export, EXPORT, asked, None) for _ in range(2)]
+    assert sorted(str(one.exception()).partition(" (")[0] for one in ends) == [
+        "None", "folder: it is there already",
+    ]  # fmt: skip
+    assert bag.verify(tmp_path / "same")
 
 
 def test_a_run_whose_file_was_changed_is_not_exported_as_an_answer(store: Store, tmp_path: Path):

@@ -7,11 +7,13 @@ import pytest
 import toy
 from conftest import ROOT
 from mlflow.tracking import MlflowClient
-from toy import TOY
+from toy import TOY, ToyConfig
 
 from papertrail.core.answering import elsewhere
+from papertrail.core.answering.require import require
+from papertrail.core.errors import BadInput
 from papertrail.core.question import cli
-from papertrail.core.storage.store import tracking_uri
+from papertrail.core.storage.store import connect, tracking_uri
 from papertrail.records.commands import WHY
 
 
@@ -55,6 +57,17 @@ def test_the_run_that_mlflow_opened_elsewhere_ends_with_a_pointer(
     assert len(runs(store_uri)) == 1
 
 
+def test_a_run_that_mlflow_opened_where_nobody_looks_is_kept_among_those_of_its_study(
+    store_uri: str, other: str, monkeypatch: pytest.MonkeyPatch
+):
+    joined = MlflowClient(store_uri).create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", joined)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")  # as `mlflow run` does
+    cli.launch(TOY, [f"--run.tracking={other}"])
+    assert [name for _, name, _ in runs(other)] == [TOY.study]
+    assert MlflowClient(store_uri).get_run(joined).info.run_name.endswith(" (elsewhere)")
+
+
 def test_the_run_that_mlflow_opened_does_not_outlive_a_failure(
     store_uri: str, other: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -65,6 +78,13 @@ def test_the_run_that_mlflow_opened_does_not_outlive_a_failure(
     with pytest.raises(RuntimeError, match="the toy broke"):
         cli.launch(TOY, [f"--run.tracking={other}", "--do=raise"])
     assert [run[0] for run in runs(store_uri)] == ["FAILED"] == [run[0] for run in runs(other)]
+
+
+def test_the_database_behind_a_server_is_no_way_to_its_artifacts(store_uri: str):
+    connect().client.create_experiment(TOY.study, "mlflow-artifacts:/1")  # as a server makes them
+    with pytest.raises(BadInput, match="artifacts of its runs are reached through its server"):
+        require(TOY, ToyConfig())
+    assert not runs(store_uri)
 
 
 def test_the_presets_are_addresses_and_hold_for_commands_too():

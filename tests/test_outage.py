@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,9 +30,13 @@ from toy import TOY, ToyConfig
 from papertrail.core import digests
 from papertrail.core.answering import standing
 from papertrail.core.answering.require import require
+from papertrail.core.question import cli
+from papertrail.core.question.experiment import Command
 from papertrail.core.reading.record import Record
 from papertrail.core.storage.store import Store, connect
 from papertrail.core.writing import spool
+from papertrail.records.commands import ACCEPT, INVALIDATE, WHY
+from papertrail.tables.catalog import find, rendering
 
 DO = "--do=log for a while"
 SEEDS = count()
@@ -175,6 +179,29 @@ def test_a_server_that_is_away_at_the_start_is_one_line_within_seconds(
     [said] = member.stderr.splitlines()
     assert said.startswith("toy: tracking store ") and "secret" not in said
     assert "-P tracking=local" in said and "start it" in said
+
+
+ABSENT = "--run=" + "0" * 32
+COMMANDS: Mapping[str, tuple[Command, list[str]]] = {
+    "why": (WHY, [ABSENT]),
+    "invalidate": (INVALIDATE, [ABSENT, "--reason=wrong"]),
+    "accept": (ACCEPT, [ABSENT, "--reason=the same"]),
+    "tables": (rendering(find("perplexity_gap")), ["--name=perplexity_gap", "--scale=smoke"]),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_server_that_goes_away_while_a_command_reads_is_one_line(
+    line: Proxy, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PAPERTRAIL_PATIENCE_SECONDS", "0.1")
+    connect()
+    line.refusing = True
+    with pytest.raises(SystemExit) as ended:
+        cli.launch(*COMMANDS[name])
+    assert ended.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"{COMMANDS[name][0].name}: no connection (store {line.address})"
 
 
 # -- in the middle ---------------------------------------------------------------------------------

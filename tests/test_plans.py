@@ -7,6 +7,7 @@ import csv
 import importlib
 import io
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from papertrail.core.reading.record import Record
 from papertrail.core.storage.store import Store
 from papertrail.core.writing import track
 from papertrail.monotone.tables import PERPLEXITY_GAP
+from papertrail.records import archive
+from papertrail.records.commands import EXPORT, IMPORT, Archive, Exporting
 from papertrail.tables import cost, grid, history, order
 from papertrail.tables.catalog import Need, Table, rendering
 from papertrail.tables.cells import over_seeds
@@ -384,6 +387,21 @@ def test_a_finished_run_whose_numbers_were_changed_is_found_out(
     assert second.run_id != first.run_id
     said = capsys.readouterr().err
     assert f"the numbers of run {runs[1].run_id} were changed: size 3 -> 30" in said
+
+
+def test_a_table_that_was_brought_to_another_store_is_the_one_that_was_drawn(
+    store: Store, migrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    computed(SIZES)
+    first = ordered(SIZES)
+    archive.export(EXPORT, Exporting(study="toys", folder=str(tmp_path / "bag")), None)
+    shutil.copy(migrated, tmp_path / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    archive.import_(IMPORT, Archive(folder=str(tmp_path / "bag")), None)
+    capsys.readouterr()
+    assert ordered(SIZES).tags[query.ORIGIN] == first.run_id
+    assert "->" not in capsys.readouterr().err
 
 
 def test_what_measures_the_machine_is_no_number_of_the_table(store: Store):

@@ -253,6 +253,11 @@ def test_names_that_mlflow_refuses_are_refused_first(
     refused(BadInput, reason, run=shared.record.run_id, **options)
 
 
+def test_a_name_says_the_model_once():
+    label = TRAIN.label(train_config("nano"))
+    assert registering._which(label, "nano") == "monotone mlp_both abs"
+
+
 def test_it_is_asked_for_by_run_or_by_options(named: Named, monkeypatch: pytest.MonkeyPatch):
     refused(BadInput, "give run=ID, or experiment=NAME")
     refused(BadInput, "not in sqlite", run="0" * 32)

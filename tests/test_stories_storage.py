@@ -61,6 +61,7 @@ def test_a_resumed_run_keeps_the_params_it_began_with_and_notes_the_others(
     stopped.kill(signal.SIGTERM)
     again = people.starts("--do=checkpoint and wait", "--device=that")
     again.until("left ")
+    assert "papertrail.failure" not in query.by_id(run_id).tags  # it goes on: nothing failed
     again.kill(signal.SIGTERM)
     record = query.by_id(run_id)
     assert f"resuming run {run_id}" in again.stderr

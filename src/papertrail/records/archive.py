@@ -69,6 +69,7 @@ def export(command: Any, config: Exporting, execution: Any) -> None:
             print(f"{_counted(records)} with {size / 1e6:.1f} MB of files would go to {folder}")
             return
         with store.lock("export"):
+            _new(config.folder)  # whoever held the lock may have made it
             digest = _written(records, folder, _chosen_by(config))
     conclude(store, f"exported to {folder.name}", f"{len(records)} runs, archive {digest}")
     print(f"{_counted(records)} in {folder}\narchive {digest}")

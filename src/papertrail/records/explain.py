@@ -13,7 +13,7 @@ from papertrail.core.question.experiment import Experiment, experiments, narrow
 from papertrail.core.question.identity import Identity, differences, identify
 from papertrail.core.reading import query
 from papertrail.core.reading.record import Record
-from papertrail.core.storage.store import Store, connect
+from papertrail.core.storage.store import Store, connect, in_one_line
 from papertrail.core.writing.owner import owner_of
 from papertrail.core.writing.run import COMPLETE, INVALIDATED, parents_of
 from papertrail.core.writing.track import QUESTION, conclude, options
@@ -23,6 +23,7 @@ from papertrail.records.radius import radius
 SHOWN = 12  # differing keys; more than that is another question
 
 
+@in_one_line()
 def answer(command: Any, config: Why, execution: Any) -> None:
     """Print why `config.run` is (not) reused, or what stands of an experiment's options."""
     store = connect()

@@ -79,9 +79,14 @@ def _name(record: Record) -> str:
     """STUDY.MODEL.WHICH, from the run's own options; BadInput where today's code has none."""
     experiment, config = _declared(record)
     model = record.config.get("model.name", "").rpartition("/")[2].partition("@")[0]
-    label = re.sub(r"\bseed -?\d+", "", experiment.label(config))
-    which = " ".join(word for word in label.split() if word != model) or experiment.name
+    which = _which(experiment.label(config), model) or experiment.name
     return ".".join(filter(None, map(_slug, (experiment.study, model, which))))
+
+
+def _which(label: str, model: str) -> str:
+    """What tells a run from others of its model: its label, without its seed and that model."""
+    words = re.split(r"[\s,]+", re.sub(r"\bseed -?\d+", "", label))
+    return " ".join(word for word in words if word not in ("", model))
 
 
 def _declared(record: Record) -> tuple[Experiment, Any]:

@@ -16,16 +16,17 @@ from papertrail.core.patience import away, patiently, why_away
 from papertrail.core.question.cli import Execution
 from papertrail.core.question.experiment import Command
 from papertrail.core.reading import query
-from papertrail.core.storage.store import Store, connect
+from papertrail.core.storage.store import Store, connect, in_one_line
 from papertrail.core.writing import heartbeat, parts, sending, spool, track
 from papertrail.core.writing.sending import Delivered
 
 
+@in_one_line()
 def sync(command: Command, config: Any, execution: Execution) -> None:
     """Say what waits and send it, oldest first. Missing if some of it still waits afterwards."""
     store = connect()
     folders = [one for one in spool.left(store.work) if config.run in ("", spool.run_of(one))]
-    print(f"{len(folders)} spools in {store.work / spool.FOLDER}" if folders else "nothing waits")
+    print(f"{len(folders)} waiting in {store.work / spool.FOLDER}" if folders else "nothing waits")
     if config.plan:
         print("\n".join(map(described, folders)), end="\n" if folders else "")
         return

@@ -12,7 +12,7 @@ from papertrail.core.errors import BadInput, Missing
 from papertrail.core.question import drift
 from papertrail.core.reading import query
 from papertrail.core.reading.record import Record
-from papertrail.core.storage.store import Store, connect
+from papertrail.core.storage.store import Store, connect, in_one_line
 from papertrail.core.writing.owner import user
 from papertrail.core.writing.run import INVALIDATED
 from papertrail.core.writing.track import conclude, remark
@@ -22,6 +22,7 @@ from papertrail.records.radius import radius
 REINSTATED = "papertrail.reinstated"
 
 
+@in_one_line()
 def invalidate(command: Any, config: Invalidation, execution: Any) -> None:
     """Void a run and what was built on it, after saying how much that is; or take it back."""
     store = connect()
@@ -66,6 +67,7 @@ def _reinstate(record: Record, reason: str, store: Store) -> None:
     print(f"reinstated {len(reached)} runs")
 
 
+@in_one_line()
 def accept(command: Any, config: Acceptance, execution: Any) -> None:
     """Keep runs whose code changed since, with the reason why their results are the same."""
     store = connect()

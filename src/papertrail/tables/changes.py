@@ -48,7 +48,7 @@ def numbers(one: Planned) -> dict[str, float | str]:
 def stale(before: Sequence[Entry], planned: Sequence[Planned]) -> bool:
     """Whether a table drawn from the plan before would look otherwise now."""
     return any(
-        (_answer(was), was["cause"], was["doubts"]) != (now.answer, now.cause, now.doubts)
+        (_answer(was), was["cause"], was["doubts"]) != (_named(was, now), now.cause, now.doubts)
         or differing(was["metrics"], numbers(now))
         for was, now in zip(before, planned, strict=True)
     )
@@ -57,7 +57,7 @@ def stale(before: Sequence[Entry], planned: Sequence[Planned]) -> bool:
 def changes(before: Sequence[Entry], planned: Sequence[Planned], store: Store) -> list[str]:
     """What became of the runs that gave numbers before: one line for each that changed."""
     pairs = [(was, now) for was, now in zip(before, planned, strict=True) if _answer(was)]
-    replaced = [_answer(was) for was, now in pairs if _answer(was) != now.answer]
+    replaced = [_answer(was) for was, now in pairs if _answer(was) != _named(was, now)]
     known = query.by_ids(replaced, store) if replaced else {}
     lines = ((now.title, _change(was, now, known)) for was, now in pairs)
     return [f"{title}: {line}" for title, line in lines if line]
@@ -68,9 +68,16 @@ def _answer(was: Entry) -> str:
     return str(was["run_id"]) if was["state"] == "finished" else ""
 
 
+def _named(was: Entry, now: Planned) -> str:
+    """Id of the run that gives the numbers now, as the plan of before had it: an import gave that
+    run another."""
+    record, old = now.standing.usable, _answer(was)
+    return old if record and old in query.names_of(record) else now.answer
+
+
 def _change(was: Entry, now: Planned, known: Mapping[str, Record]) -> str:
     old, different = _answer(was), differing(was["metrics"], numbers(now))
-    if old == now.answer:
+    if old == _named(was, now):
         return f"the numbers of run {old} were changed: {different}" if different else ""
     if not now.answer:
         return f"run {old} -> none: {_fate(known.get(old), now)}; now {now.standing.state}"

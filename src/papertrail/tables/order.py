@@ -23,7 +23,7 @@ from papertrail.core.question.experiment import Experiment, Question, narrow
 from papertrail.core.question.identity import identify
 from papertrail.core.reading import query
 from papertrail.core.reading.record import Record
-from papertrail.core.storage.store import Store, connect
+from papertrail.core.storage.store import Store, connect, in_one_line
 from papertrail.core.writing import track
 from papertrail.records.report import show as show_run
 from papertrail.tables import changes, cost, grid, listing, render
@@ -71,6 +71,7 @@ def ordered(table: Table, config: Any) -> Record:
         return require(experiment, config, "force" if plan.stale else "reuse")
 
 
+@in_one_line()
 def answer(experiment: Experiment, config: Any, execution: Execution) -> None:
     """Print the plan, or compute what may be computed and render."""
     _check(config, execution)

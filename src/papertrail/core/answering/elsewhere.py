@@ -12,6 +12,7 @@ from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
 from papertrail.core import progress
+from papertrail.core.answering.joining import NOWHERE
 from papertrail.core.errors import Interrupted, Missing, in_a_line
 from papertrail.core.project import ROOT
 from papertrail.core.reading.record import Record
@@ -44,7 +45,7 @@ def kept_in(tracking: str) -> Iterator[None]:
         return
     os.environ[ADDRESS] = wanted
     joined, group = os.environ.pop(RUN, None), os.environ.pop(GROUP_ID, None)
-    if group:  # ids are of one store, names of all
+    if group and group != NOWHERE:  # ids are of one store, names of all
         os.environ[GROUP] = str(connect(before).client.get_experiment(group).name)
     _ANSWERS.clear()
     status = "FINISHED"
@@ -70,6 +71,7 @@ def _point(store: Store, joined: str, place: str, status: str) -> None:
     if found:
         tags["mlflow.note.content"] = f"{note}: [run {found.run_id}]({found.url})."
         tags["papertrail.answered_by"] = found.run_id
+        tags["mlflow.runName"] = f"{found.run.info.run_name} (elsewhere)"
     entities = [RunTag(key, shortened(text)) for key, text in tags.items()]
     try:
         store.client.log_batch(joined, tags=entities)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from papertrail.core import bag
@@ -167,18 +168,26 @@ def _facts(record: Record, usable: bool) -> RunFacts:
         start_time=info.start_time,
         end_time=info.end_time,
         usable=usable,
-        params=run.data.params,
-        tags=run.data.tags,
-        datasets=[_data(one) for one in (run.inputs.dataset_inputs if run.inputs else ())],
+        params=dict(sorted(run.data.params.items())),
+        tags=dict(sorted(run.data.tags.items())),
+        datasets=_datasets(run),
         models=_versions(record),
     )
+
+
+def _datasets(run: MlflowRun) -> list[Data]:
+    """What it read, sorted as all else is: no database keeps an order, and equal runs are to have
+    equal archives."""
+    found = [_data(one) for one in (run.inputs.dataset_inputs if run.inputs else ())]
+    return sorted(found, key=lambda one: (one.name, one.digest, sorted(one.tags.items())))
 
 
 def _data(one: DatasetInput) -> Data:
     what = one.dataset
     return Data(
         name=what.name, digest=what.digest, source_type=what.source_type, source=what.source,
-        form=what.schema, profile=what.profile, tags={tag.key: tag.value for tag in one.tags},
+        form=what.schema, profile=what.profile,
+        tags=dict(sorted((tag.key, tag.value) for tag in one.tags)),
     )  # fmt: skip
 
 
@@ -192,7 +201,8 @@ def _versions(record: Record) -> list[Version]:
     for one in registry.versions_behind(record):
         aliases = registry.aliases_of(record.store, one.name)
         mine = sorted(alias for alias, version in aliases.items() if version == int(one.version))
-        found.append(Version(name=one.name, aliases=mine, tags=one.tags,
+        tags = dict(sorted(one.tags.items()))
+        found.append(Version(name=one.name, aliases=mine, tags=tags,
                              description=one.description or ""))  # fmt: skip
     return found
 
@@ -214,7 +224,8 @@ def _points(record: Record) -> Iterator[tuple[str, int, int, float | None]]:
             yield from list(tables.points(record.run_id))
             return
     for key in sorted(record.metrics):
-        for one in store.client.get_metric_history(record.run_id, key):
+        points = store.client.get_metric_history(record.run_id, key)
+        for one in sorted(points, key=lambda one: (one.timestamp, one.step)):
             yield key, one.step, one.timestamp, one.value
 
 

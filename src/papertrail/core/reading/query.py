@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow.exceptions import MlflowException
 
 from papertrail.core.errors import Missing
+from papertrail.core.patience import away
 from papertrail.core.reading.record import Record
 from papertrail.core.storage.selection import Wanted, columns, read
 from papertrail.core.storage.sql import Which
@@ -34,6 +35,8 @@ def by_id(run_id: str, store: Store | None = None) -> Record:
     except KeyError:
         raise Missing(f"run {run_id}: not in {store.shown}") from None
     except MlflowException as error:
+        if away(error):
+            raise
         raise Missing(f"run {run_id}: not in {store.shown} ({error.error_code})") from None
 
 

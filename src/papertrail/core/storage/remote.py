@@ -50,6 +50,7 @@ class Shelf:
 
     @cached_property
     def _there(self) -> ArtifactRepository:
+        self.store.refuse_proxied(self.address)
         return get_artifact_repository(self.address, tracking_uri=self.store.uri)
 
     def file(self, name: str, fact: Mapping[str, Any] | None, again: bool = False) -> Path:

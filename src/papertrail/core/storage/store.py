@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 
 from papertrail.core import progress
 from papertrail.core.errors import BadInput, Missing, in_a_line, without_password
-from papertrail.core.patience import Patient, patience, pauses
+from papertrail.core.patience import Patient, patience, pauses, why_away
 from papertrail.core.project import ROOT
 
 DATABASE = "mlflow.db"
@@ -104,7 +104,16 @@ class Store:
                 f"experiment: it was deleted in {self.shown} ({name}); restore it with {again}, or "
                 "name another by MLFLOW_EXPERIMENT_NAME"
             )
+        self.refuse_proxied(found.artifact_location)
         return str(found.experiment_id)
+
+    def refuse_proxied(self, address: str) -> None:
+        """BadInput where artifacts are reached through a server, and this is its database."""
+        if address.startswith("mlflow-artifacts:") and not self.uri.startswith("http"):
+            raise BadInput(
+                "run.tracking: artifacts of its runs are reached through its server only "
+                f"({self.shown}); name the server's address, http://..."
+            )
 
     def show_as_models(self, experiment_id: str) -> None:
         """Have the UI open this experiment in its view for trained models, not for chat traces."""
@@ -160,10 +169,9 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        kept = "; ".join(error.__notes__[:1]) if hasattr(error, "__notes__") else "nothing was kept"
-        raise Missing(
-            f"{in_a_line(error)} (store {without_password(tracking_uri())}); {kept}"
-        ) from error
+        kept = "".join(f"; {note}" for note in getattr(error, "__notes__", [])[:1])
+        where = without_password(tracking_uri())
+        raise Missing(f"{why_away(error)} (store {where}){kept}") from error
     except SystemExit as error:
         raise Missing(f"no result: its code left the process by exit({error.code})") from error
 
