@@ -17,7 +17,7 @@ class StepsConfig:
     seconds: float = 0.0
     """Of each step."""
     do: str = "finish"
-    """finish, raise or kill at the last step of the first try."""
+    """finish, raise, kill or eat memory at the last step of the first try."""
     seed: int = 0
     """Random seed."""
 
@@ -47,6 +47,8 @@ def end(config: StepsConfig, begin: int) -> None:
         raise RuntimeError("the toy broke")
     if config.do == "kill" and begin == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+    if config.do == "eat" and begin == 0:
+        b"x" * (4 << 30)
 
 
 def seen_by_lightning() -> str:

@@ -43,19 +43,25 @@ def why_not() -> str:
     return "" if os.environ.get(ASKED) else f"minutes long: make slurm-test, or {ASKED}=1"
 
 
+def limits_memory() -> bool:
+    """Whether a cluster of this machine can keep jobs within their memory."""
+    return os.access("/sys/fs/cgroup/memory/memory.limit_in_bytes", os.W_OK)
+
+
 @contextmanager
-def cluster() -> Iterator[Path]:
+def cluster(*words: str) -> Iterator[Path]:
     """Four nodes on this machine; their folder. The environment names them while it lasts."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a socket's path must be short
+    start, before = [ROOT / "tests/slurm/start", folder, *words], os.environ.get("SLURM_CONF")
     try:
-        said = subprocess.run(
-            [ROOT / "tests/slurm/start", folder], stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
+        said = subprocess.run(start, stdout=subprocess.PIPE, text=True, check=True).stdout
         os.environ["SLURM_CONF"] = said.strip().partition("=")[2]
         yield folder
     finally:
         subprocess.run([ROOT / "tests/slurm/stop", folder], check=True)
         os.environ.pop("SLURM_CONF", None)
+        if before:
+            os.environ["SLURM_CONF"] = before
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -26,7 +26,7 @@ from papertrail.core import slurm
 from papertrail.core.answering.require import require
 from papertrail.core.answering.settling import bury
 from papertrail.core.answering.standing import standing
-from papertrail.core.errors import BadInput, Missing
+from papertrail.core.errors import BadInput, Interrupted, Missing
 from papertrail.core.question import cli
 from papertrail.core.question.cli import Execution
 from papertrail.core.question.experiment import Question
@@ -38,21 +38,23 @@ from papertrail.core.writing.owner import Owner
 # -- SLURM's words ---------------------------------------------------------------------------------
 
 SQUEUE = """\
-2|2|FAILED|NonZeroExitCode|n1|0:03|0|768|(null)|
-1_1|1|PENDING|JobArrayTaskLimit||0:00|0|0|papertrail a|c|
-1_0|4|RUNNING|None|n1|0:01|2|0|papertrail a|c|
-3|3|PENDING|Dependency||0:00|0|0|(null)|
-5|5|OUT_OF_MEMORY|OutOfMemory|n2|1:00:00|0|9|(null)|
-6|6|NODE_FAIL|NodeFail|n3|0:09|1|0|(null)|
-7|7|CANCELLED|DependencyNeverSatisfied||0:00|0|0|(null)|
-8|8|TIMEOUT|TimeLimit|n4|1:00|0|0|(null)|
-9|9|PREEMPTED|None|n4|1:00|0|0|(null)|
+2|2|FAILED|NonZeroExitCode|n1|0:03|0|768|0|(null)|
+4|10|FAILED|NonZeroExitCode|n1|0:11|0|256|253|(null)|
+1_1|1|PENDING|JobArrayTaskLimit||0:00|0|0|0|papertrail a|c|
+1_0|4|RUNNING|None|n1|0:01|2|0|0|papertrail a|c|
+3|3|PENDING|Dependency||0:00|0|0|0|(null)|
+5|5|OUT_OF_MEMORY|OutOfMemory|n2|1:00:00|0|9|0|(null)|
+6|6|NODE_FAIL|NodeFail|n3|0:09|1|0|0|(null)|
+7|7|CANCELLED|DependencyNeverSatisfied||0:00|0|0|0|(null)|
+8|8|TIMEOUT|TimeLimit|n4|1:00|0|0|0|(null)|
+9|9|PREEMPTED|None|n4|1:00|0|0|0|(null)|
 """
 SACCT = """\
-12_3|CANCELLED by 1000|0:15|n1|00:01:02
-12_3.batch|CANCELLED|0:15|n1|00:01:02
-13|COMPLETED|0:0|n2|00:00:07
-14|FAILED|3:0|n2|00:00:07
+12_3|CANCELLED by 1000|0:15|n1|00:01:02|0:0
+12_3.batch|CANCELLED|0:15|n1|00:01:02|0:0
+13|COMPLETED|0:0|n2|00:00:07|0:0
+14|FAILED|3:0|n2|00:00:07|0:0
+15|FAILED|1:0|n2|00:00:11|0:125
 """
 
 
@@ -61,6 +63,7 @@ def test_every_way_to_end_is_told_apart():
     assert {name: job.state for name, job in found.items()} == {
         "2": "failed", "1_1": "pending", "1_0": "running", "3": "pending", "5": "out of memory",
         "6": "node failed", "7": "cancelled", "8": "timed out", "9": "preempted",
+        "4": "out of memory",  # the job itself failed: it was a step of it
     }  # fmt: skip
     assert found["2"].exit_code == 3 and found["5"].exit_code == -9
     assert (found["1_0"].restarts, found["1_0"].raw) == (2, "4")
@@ -71,7 +74,7 @@ def test_every_way_to_end_is_told_apart():
 def test_accounting_is_read_without_its_steps():
     found = {job.id: job for job in slurm.read_sacct(SACCT)}
     assert {name: job.state for name, job in found.items()} == {
-        "12_3": "cancelled", "13": "completed", "14": "failed",
+        "12_3": "cancelled", "13": "completed", "14": "failed", "15": "out of memory",
     }  # fmt: skip
     assert found["14"].exit_code == 3
 
@@ -129,7 +132,7 @@ def dead(**of_job: Any) -> Owner:
 
 
 def line(word: str, restarts: int = 0) -> str:
-    return f"7|7|{word}|None|n1|0:01|{restarts}|0|(null)|\n"
+    return f"7|7|{word}|None|n1|0:01|{restarts}|0|0|(null)|\n"
 
 
 def test_a_dead_process_whose_job_waits_to_go_on_is_not_given_up(says: Path):
@@ -160,6 +163,16 @@ def test_slurm_that_does_not_answer_proves_nothing(says: Path):
     with pytest.raises(slurm.Unreachable, match="SLURM: squeue: no controller"):
         slurm.look(["7"])
     assert replace(dead(), host="elsewhere").alive() is None
+
+
+def test_a_cluster_that_did_not_answer_once_is_asked_again(says: Path):
+    says.write_text(line("CANCELLED"))
+    owner, scontrol = replace(dead(), host="elsewhere"), says.parent / "bin" / "scontrol"
+    answers = scontrol.read_text()
+    scontrol.write_text("#!/bin/sh\necho no controller >&2; exit 1\n")
+    assert owner.alive() is None
+    scontrol.write_text(answers)
+    assert owner.alive() is False
 
 
 def test_a_job_that_was_queued_again_takes_back_its_own_run_and_no_other_does(
@@ -380,6 +393,25 @@ def test_the_same_command_finds_the_jobs_of_one_that_died(
     assert not again.busy
 
 
+def test_who_stops_waiting_is_told_which_jobs_go_on_and_whether_any_do(
+    store: Store, pretended: Pretended
+):
+    waiting = Queue([*TRAIN, *ATTACK], Slurm(max_jobs=2), store, {})
+    assert waiting.farewell() == "no SLURM job goes on; 6 runs were not handed over"
+    waiting.step()
+    assert waiting.farewell().startswith("2 SLURM jobs go on without this process; 4 runs were not")
+
+
+def test_what_waits_for_jobs_that_are_all_cancelled_was_stopped_and_did_not_fail(
+    store: Store, pretended: Pretended
+):
+    waiting = Queue(TRAIN, Slurm(), store, {})
+    waiting.step()
+    queue.cancel_all(queue.book_of(store))
+    with pytest.raises(Interrupted, match=r"stopped by -e cancel -P all=true; start the command"):
+        waiting.step()
+
+
 def test_jobs_that_were_handed_over_and_not_noted_are_found_by_their_comment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -395,6 +427,13 @@ def test_jobs_that_were_handed_over_and_not_noted_are_found_by_their_comment(
     assert book.key(found.of("31_1")[0].words) == ("train.py", "--seed=1")
 
 
+def test_jobs_of_one_second_are_listed_in_the_order_in_which_they_were_handed_over(tmp_path: Path):
+    kept = Book(tmp_path)
+    for token, job in (("c", "9"), ("b", "10"), ("a", "11")):
+        kept.note(Submission(token, "2026-01-01 00:00:00", "code", ((TRAIN[0],),), job))
+    assert [one.job for one in kept.submissions()] == ["9", "10", "11"]
+
+
 def test_who_cancels_a_job_cancels_what_waits_for_it():
     elements = [Submission("a", "", "", tuple((one,) for one in TRAIN), "1")]
     elements += [Submission("b", "", "", tuple((one,) for one in ATTACK), "2")]
@@ -405,6 +444,23 @@ def test_who_cancels_a_job_cancels_what_waits_for_it():
 
 
 # -- options ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [("CANCELLED", "KILLED"), ("RUNNING", "RUNNING"), ("VANISHED", "RUNNING")],
+)
+def test_a_run_that_mlflow_opened_for_a_job_that_was_cancelled_does_not_read_running(
+    store: Store, word: str, status: str
+):
+    opened = store.client.create_run("0").info.run_id
+    handed = replace(TRAIN[0], opened=opened)
+    one = Submission("token", "2026-01-01 00:00:00", "code", ((handed,),), "7")
+    jobs.end_opened([one], {"7": Job("7", word)}, queue.book_of(store), store)
+    run = store.client.get_run(opened)
+    assert run.info.status == status
+    said = "SLURM job 7: cancelled" if status == "KILLED" else None
+    assert run.data.tags.get("papertrail.failure") == said
 
 
 def test_a_preset_hands_runs_to_slurm_and_leaves_their_identity_alone():

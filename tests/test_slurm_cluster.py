@@ -22,6 +22,7 @@ from clusters import (
     began_at,
     children_of_job,
     cluster,
+    limits_memory,
     make_project,
     scontrol,
     until,
@@ -215,6 +216,26 @@ def test_a_worker_that_is_killed_is_said_and_its_run_is_resumed_by_the_next(
     assert began_at(record) == [0, 4]
 
 
+@pytest.mark.skipif(not limits_memory(), reason="no memory control group here that we may write")
+def test_a_job_that_runs_out_of_memory_is_told_so_and_goes_on_from_its_checkpoint(
+    store: Store, laboratory: Laboratory
+):
+    question = asks(steps=5, do="eat", seed=9)
+    with cluster("memory") as nodes:
+        there = Laboratory(laboratory.project, store, nodes)
+        little = "run.slurm.resources={steps: {memory_gb: 1.5}}"
+        code, _, err = there.types("steps", *words(question), little).ended()
+        assert code == 1 and "SLURM job 1: out of memory; exit codes [-9]" in err
+        [killed] = there.runs(question)
+        why = "its process died; SLURM job 1: out of memory"
+        assert (killed.status, killed.tags["papertrail.failure"]) == ("KILLED", why)
+        code, _, err = there.types("steps", *words(question)).ended()
+        assert code == 0, err
+    [record] = there.runs(question)
+    assert record.run_id == killed.run_id and began_at(record) == [0, 4]
+    assert "papertrail.failure" not in record.tags
+
+
 def test_what_builds_on_a_failure_is_not_begun_and_the_others_are(laboratory: Laboratory):
     broken = StepsConfig(do="raise", seed=7)
     asked = [Question(AFTER, broken), asks(seed=8)]
@@ -355,6 +376,11 @@ def test_a_run_of_our_backend_that_is_cancelled_reads_killed(
     handed.cancel()
     assert laboratory.store.client.get_run(handed.run_id).info.status == "KILLED"
     assert not handed.wait()
+    params["data.vocab_size"] = "700"
+    handed = backend().run(str(laboratory.project), "corpus", params, None, waits, uri, group)
+    typed = laboratory.types("cancel", f"job={handed.job_id}", away=False)
+    assert typed.ended()[0] == 0
+    assert laboratory.store.client.get_run(handed.run_id).info.status == "KILLED"
 
 
 # -- time ------------------------------------------------------------------------------------------

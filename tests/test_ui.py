@@ -156,6 +156,16 @@ def test_a_run_that_mlflow_opened_where_nobody_looks_points_to_one_among_its_stu
     assert pointer.tags["mlflow.runName"] == "pair seed 1 (elsewhere)"
 
 
+def test_a_run_that_mlflow_opened_says_whether_its_command_had_the_answer_computed(
+    store: Store, record: Record, monkeypatch: pytest.MonkeyPatch
+):
+    for order, word in ((record.tags["papertrail.order"], "elsewhere"), ("another", "reused")):
+        monkeypatch.setenv("PAPERTRAIL_ORDER", order)
+        opened = store.client.create_run("0").info.run_id
+        require(PAIR, PairConfig(), store=store, joined=opened)
+        assert query.by_id(opened, store).tags["mlflow.runName"].endswith(f"({word})")
+
+
 def test_a_run_names_its_arm_its_seed_and_its_model() -> None:
     from papertrail.core.question import cli
     from papertrail.monotone.config import HOTFLIP

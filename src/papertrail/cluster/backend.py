@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def _hand_over(
     tags = {"mlflow.source.name": f"entrypoints/{experiment.name}.py", "mlflow.user": user()}
     made = store.client.create_run(experiment_id, tags=tags, run_name=task.title)
     run_id, book = str(made.info.run_id), book_of(store)
+    task = replace(task, opened=run_id)
     found = {**environment(store), "MLFLOW_RUN_ID": run_id}
     try:
         with store.lock(LOCK):

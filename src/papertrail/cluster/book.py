@@ -89,7 +89,7 @@ class Book:
     def submissions(self) -> list[Submission]:
         """All of them, oldest first."""
         found = [_read(path) for path in self.folder.glob("[!.]*.json")]
-        return sorted(found, key=lambda one: (one.when, one.token))
+        return sorted(found, key=lambda one: (one.when, int(one.job or 0), one.token))
 
     def open(self) -> list[Submission]:
         """Those whose jobs were not all seen to end, after a search for lost ones.

@@ -53,7 +53,10 @@ def status(command: Command, config: Status, execution: Execution) -> None:
     _refuse_without_slurm()
     with in_one_line():
         store = connect()
-        lines = list(_lines(book_of(store), store, config.hours))
+        book = book_of(store)
+        known, seen = _shown(book, config.hours)
+        end_opened(known, seen, book, store)
+        lines = list(_lines(known, seen, book, store))
         shown = _table([HEAD, *(line.cells() for line in lines)]) if lines else "no jobs"
         print(shown)
         for line in lines:
@@ -79,6 +82,7 @@ def cancel(command: Command, config: Cancellation, execution: Execution) -> None
         for one in book.submissions():
             book.see(one, seen)
         bury(_left_running(known, ids, store), store)
+        end_opened(known, seen, book, store)
         said = f"cancelled {len(ids)} jobs: {' '.join(ids)}" if ids else "no jobs to cancel"
         print(said)
         track.conclude(store, "cancel", said)
@@ -133,10 +137,40 @@ def _left_running(
                 yield record
 
 
-def _lines(book: Book, store: Store, hours: float) -> Iterator[Line]:
+def end_opened(
+    known: Sequence[Submission], seen: Mapping[str, Job], book: Book, store: Store
+) -> None:
+    """Have runs that `mlflow run --backend` opened, and that nothing was computed in, read KILLED
+    where their job came to a bad end: MLflow left when it was queued, and nobody needs them."""
+    for one, job in _ended_badly(known, seen):
+        for opened in filter(None, (task.opened for task in one.of(job.id))):
+            run = store.client.get_run(opened)
+            if run.info.status == "RUNNING" and query.IDENTITY not in run.data.tags:
+                why = told(job, book.end(one, job.id))
+                store.client.set_tag(opened, "papertrail.failure", why)
+                store.client.set_terminated(opened, "KILLED")
+
+
+def _ended_badly(
+    known: Sequence[Submission], seen: Mapping[str, Job]
+) -> Iterator[tuple[Submission, Job]]:
+    """Jobs of which SLURM says that they ended otherwise than well, now or when it last knew."""
+    for one in known:
+        for job in filter(None, (seen.get(name) or one.ends.get(name) for name in one.ids())):
+            if job.ended and job.state not in ("completed", "vanished"):
+                yield one, job
+
+
+def _shown(book: Book, hours: float) -> tuple[list[Submission], dict[str, Job]]:
+    """What goes on or was handed over recently, and what SLURM says of it now."""
     since = (datetime.now() - timedelta(hours=hours)).strftime("%Y-%m-%d %H:%M:%S")
     known = [one for one in book.submissions() if one.job and (one.open_ids() or one.when > since)]
-    seen = slurm.look([job for _, job in pairs(known)])
+    return known, slurm.look([job for _, job in pairs(known)])
+
+
+def _lines(
+    known: Sequence[Submission], seen: Mapping[str, Job], book: Book, store: Store
+) -> Iterator[Line]:
     tasks = [task for one in known for some in one.elements for task in some]
     runs = query.by_identities(list({task.identity for task in tasks if task.identity}), store)
     for one in known:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from papertrail.cluster import stages
-from papertrail.cluster.queue import Queue
+from papertrail.cluster.queue import Cancelled, Queue
 from papertrail.cluster.stages import Task
 from papertrail.core import progress, slurm
 from papertrail.core.answering import processes
@@ -65,6 +65,8 @@ class Cluster:
                     report(queue.done)
                     if queue.busy:
                         time.sleep(self.options.poll_seconds)
+        except Cancelled:  # no job goes on
+            raise
         except (Interrupted, KeyboardInterrupt, BadInput):
             progress.say(queue.farewell())
             raise

@@ -12,7 +12,7 @@ from papertrail.cluster.stages import Task
 from papertrail.cluster.submit import Code, kind, submit
 from papertrail.core import progress, slurm
 from papertrail.core.answering.workers import Words
-from papertrail.core.errors import Missing
+from papertrail.core.errors import Interrupted
 from papertrail.core.question.resources import Slurm
 from papertrail.core.slurm import Job, Unreachable
 from papertrail.core.storage.store import Store
@@ -33,6 +33,10 @@ class Live:
     submission: Submission
     tasks: tuple[Task | None, ...]
     """Its commands; None for one that nobody here asked for."""
+
+
+class Cancelled(Interrupted):
+    """Somebody stopped all jobs of this store: what waits for them was stopped as well."""
 
 
 class Queue:
@@ -76,6 +80,8 @@ class Queue:
 
     def farewell(self) -> str:
         """What to know for who stops waiting."""
+        if not self._live:
+            return f"no SLURM job goes on; {len(self._waiting)} runs were not handed over"
         left = f"; {len(self._waiting)} runs were not handed over yet" if self._waiting else ""
         return (
             f"{len(self._live)} SLURM jobs go on without this process{left}; the same command "
@@ -184,10 +190,10 @@ class Queue:
         return self._code
 
     def _refuse_cancelled(self) -> None:
-        """Missing if somebody cancelled everything since we began."""
+        """Cancelled if somebody cancelled everything since we began."""
         mark = self._book.folder / CANCELLED
         if mark.exists() and mark.stat().st_mtime > self._begin:
-            raise Missing("cancelled by -e cancel -P all=true; start the command again to go on")
+            raise Cancelled("-e cancel -P all=true; start the command again to go on")
 
 
 def cancel_all(book: Book) -> None:

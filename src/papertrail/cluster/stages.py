@@ -28,6 +28,8 @@ class Task:
     """Of its question; empty where a command asks none."""
     title: str = ""
     """For people."""
+    opened: str = ""
+    """The MLflow run that `mlflow run --backend` opened for it."""
 
 
 def plan(questions: Sequence[Question], store: Store, mode: Mode) -> list[Task]:

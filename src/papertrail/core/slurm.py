@@ -32,8 +32,11 @@ WORDS: dict[str, State] = {
 """SLURM's words for a state; any other is a failure."""
 FIELDS = (
     "JobArrayID", "JobID", "State", "Reason", "NodeList", "TimeUsed", "RestartCnt", "exit_code",
-    "Comment",
+    "DerivedEC", "Comment",
 )  # fmt: skip
+NO_MEMORY = 125
+"""The signal that SLURM pretends ended a step for whose memory the kernel killed a process. Our
+commands are a step: the job itself reads FAILED then."""
 LOG, SNAPSHOT, COMMIT = "PAPERTRAIL_LOG", "PAPERTRAIL_SNAPSHOT", "PAPERTRAIL_COMMIT"
 """Environment variables of what runs as a job: the file it prints to, the digest of the code that
 it runs, and the commit which that was."""
@@ -98,11 +101,14 @@ def mine() -> list[Job]:
     return _squeue("--me")
 
 
-def job_of(job_id: str) -> Job | None:
-    """One job, from a look that is at most seconds old; None where nobody can be asked."""
+def job_of(job_id: str, cluster: str = "") -> Job | None:
+    """One job, from a look that is at most seconds old; None where nobody can be asked, or where
+    `cluster` is another one."""
     if not available():
         return None
     try:
+        if cluster and cluster != cluster_name():
+            return None
         return _recent(job_id, int(time.monotonic() / FRESH_SECONDS))
     except Unreachable:
         return None
@@ -131,13 +137,18 @@ def marks() -> dict[str, str]:
 
 @lru_cache
 def cluster_name() -> str:
-    """Name of the cluster that this machine asks or is part of; empty if nobody knows it."""
+    """Name of the cluster that this machine asks or is part of; empty if nobody knows it.
+
+    Unreachable if SLURM does not answer now: the next who asks may be told.
+    """
     if name := os.environ.get("SLURM_CLUSTER_NAME"):
         return name
     if not available():
         return ""
-    said = _run("scontrol", "show", "config").stdout
-    lines = (line.partition("=") for line in said.splitlines())
+    done = _run("scontrol", "show", "config")
+    if done.returncode:
+        raise Unreachable(f"SLURM: scontrol: {_line(done.stderr)}")
+    lines = (line.partition("=") for line in done.stdout.splitlines())
     return next((value.strip() for key, _, value in lines if key.strip() == "ClusterName"), "")
 
 
@@ -156,7 +167,9 @@ def read_squeue(text: str) -> list[Job]:
         words = [word.strip() for word in line.strip().split("|")]
         if len(words) < len(FIELDS):
             continue
-        shown, raw, word, reason, node, elapsed, restarts, code = words[: len(FIELDS) - 1]
+        shown, raw, word, reason, node, elapsed, restarts, code, steps = words[: len(FIELDS) - 1]
+        if word == "FAILED" and steps.isdigit() and int(steps) & 0x7F == NO_MEMORY:
+            word, reason = "OUT_OF_MEMORY", ""
         comment = "|".join(words[len(FIELDS) - 1 :]).rstrip("|")
         jobs.append(
             Job(
@@ -168,13 +181,16 @@ def read_squeue(text: str) -> list[Job]:
 
 
 def read_sacct(text: str) -> list[Job]:
-    """Jobs from sacct's lines of JobID|State|ExitCode|NodeList|Elapsed; steps are left out."""
+    """Jobs from sacct's lines of JobID|State|ExitCode|NodeList|Elapsed|DerivedExitCode; steps are
+    left out."""
     jobs = []
     for line in text.splitlines():
         words = line.split("|")
-        if len(words) >= 5 and words[0][:1].isdigit() and "." not in words[0]:
-            shown, state, code, node, elapsed = words[:5]
+        if len(words) >= 6 and words[0][:1].isdigit() and "." not in words[0]:
+            shown, state, code, node, elapsed, steps = words[:6]
             word = state.split()[0] if state else "UNKNOWN"  # "CANCELLED by 1000"
+            if word == "FAILED" and steps.endswith(f":{NO_MEMORY}"):
+                word = "OUT_OF_MEMORY"
             exit_code = int(code.partition(":")[0] or 0)
             jobs.append(Job(shown, word, node=node, elapsed=elapsed, exit_code=exit_code))
     return jobs
@@ -216,7 +232,7 @@ def _sacct(ids: Sequence[str]) -> dict[str, Job]:
     """What the accounting remembers, where a cluster keeps one."""
     if shutil.which("sacct") is None:
         return {}
-    fields = "--format=JobID,State,ExitCode,NodeList,Elapsed"
+    fields = "--format=JobID,State,ExitCode,NodeList,Elapsed,DerivedExitCode"
     done = _run("sacct", "--noheader", "--parsable2", "--allocations", fields, "-j", ",".join(ids))
     return {one.id: one for one in read_sacct(done.stdout)}
 

@@ -70,11 +70,21 @@ def require(
                     joined, found = None, settling.settled(experiment, config, mode, store)
                     record = reused = _reusable(experiment, found, mode)
     if joined and reused:
-        note = f"Answered by {page.link(reused)}, which had computed this already."
-        joining.point(store, joined, reused, f"{experiment.title(config)} (reused)", note)
+        _answer(joined, reused, experiment.title(config), store)
     if current := track.current():
         current.built_on(record.run_id)
     return record
+
+
+def _answer(joined: str, record: Record, title: str, store: Store) -> None:
+    """The run that was opened for us points to one that stood before, or that another process
+    computed for this very command: a job of a cluster."""
+    link = page.link(record)
+    if record.tags.get("papertrail.order") == os.environ.get(cli.ORDER):
+        joining.point(store, joined, record, f"{title} (elsewhere)", f"Computed by {link}.")
+    else:
+        note = f"Answered by {link}, which had computed this already."
+        joining.point(store, joined, record, f"{title} (reused)", note)
 
 
 def _reusable(experiment: Experiment, found: Standing, mode: Mode) -> Record | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from papertrail.core.slurm import Job, cluster_name, here, job_of, restarts_here
+from papertrail.core.slurm import Job, here, job_of, restarts_here
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class Owner:
 
     def job(self) -> Job | None:
         """Its SLURM job as it is now; None if it has none, or nobody here can ask about it."""
-        if not self.slurm or (self.cluster and self.cluster != cluster_name()):
-            return None
-        return job_of(self.element or self.slurm)
+        return job_of(self.element or self.slurm, self.cluster) if self.slurm else None
 
     def obituary(self) -> str:
         """How it ended, as far as anybody knows."""

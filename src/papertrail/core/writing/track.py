@@ -145,6 +145,8 @@ def opened(
     seen = {m.key: m.step for m in before._metric_objs}
     if not fresh:
         client.update_run(run_id, status="RUNNING")
+        if "papertrail.failure" in before.tags:  # the try before this one ended so
+            client.delete_tag(run_id, "papertrail.failure")
     active = Run(store, run_id, identity, seen)
     token = _OPEN.set(active)
     try:
