@@ -15,7 +15,8 @@ test: check
 	python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: .venv/tested
-	python -m pytest -q -n 2 --dist loadfile -m slow
+	python -m pytest -q -n 2 --dist loadfile -m slow \
+	  --jaxtyping-packages=papertrail,beartype.beartype
 
 check: .venv/tested
 	ruff format --check .

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from crowd import Crowd
     from mlflow.tracking import MlflowClient
 
     from papertrail.core.storage.store import Store
+
+settings.register_profile("claims", deadline=None)  # speed is shown by benchmarks
+settings.load_profile("claims")
 
 ROOT = Path(__file__).parents[1]
 LONG = (
