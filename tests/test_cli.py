@@ -1,9 +1,11 @@
 """One door from words to a config: what is typed arrives, and what cannot be used is said."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,13 @@ def test_text_that_looks_like_syntax_arrives_as_it_was_typed(text: str):
 @given(st.builds(ToyConfig, part=st.builds(Part, rate=st.floats(0, 1)), text=words))
 def test_arguments_mean_the_config_they_were_made_from(config: ToyConfig):
     assert cli.parse(TOY, cli.arguments(config))[0] == config
+
+
+@pytest.mark.parametrize("text", ["e\u0301.txt", "\uf9d4"])
+def test_the_name_of_a_file_reaches_another_process_and_a_copied_line_as_it_is_on_disk(text: str):
+    config = ToyConfig(text=text)
+    assert unicodedata.normalize("NFC", text) != text == parsed(*cli.arguments(config)).text
+    assert cli.command(TOY, config) == f"mlflow run . -e toy -P {shlex.quote(f'text={text}')}"
 
 
 def test_layers_are_defaults_then_conf_then_presets_then_single_values(conf: Path):

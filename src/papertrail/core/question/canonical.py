@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -101,6 +101,22 @@ def _by_option(section: Any, tree: Mapping[str, Any], prefix: str) -> dict[str, 
         below = _by_option(inner, value, f"{prefix}{name}.") if is_dataclass(inner) else None
         out |= {f"{prefix}{name}": value} if below is None else below
     return out
+
+
+def as_given(config: Any) -> dict[str, Any]:
+    """`by_option` with the text that was given: composed or not is one question, but two files."""
+    return {
+        option: _as_given(reduce(getattr, option.split("."), config), value)
+        for option, value in by_option(config).items()
+    }
+
+
+def _as_given(given: Any, value: Any) -> Any:
+    if isinstance(given, (str, Path)) and not isinstance(given, Enum):
+        return str(given)
+    if isinstance(given, (list, tuple)) and isinstance(value, list):
+        return [_as_given(*pair) for pair in zip(given, value, strict=True)]
+    return value
 
 
 def leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

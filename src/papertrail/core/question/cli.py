@@ -19,7 +19,7 @@ from pydantic import PositiveInt
 from papertrail.core.errors import BadInput, Interrupted, Missing
 from papertrail.core.question import layers
 from papertrail.core.question.experiment import Command, Experiment, load
-from papertrail.core.question.identity import by_option, identify
+from papertrail.core.question.identity import as_given, by_option, identify
 from papertrail.core.question.resources import Slurm
 from papertrail.core.question.wording import explain, readable
 
@@ -119,8 +119,8 @@ def complain(name: str, error: BaseException, code: int) -> int:
 
 def command(typed: Command, config: Any) -> str:
     """The shortest `mlflow run` that means `config`, for people to copy."""
-    wanted = by_option(config)
-    ways = [[*start, *_differing(plain, wanted)] for start, plain in _starts(typed)]
+    wanted, given = by_option(config), as_given(config)
+    ways = [[*start, *_differing(plain, wanted, given)] for start, plain in _starts(typed)]
     options = [f"-P {shlex.quote(f'{key}={text}')}" for key, text in min(ways, key=len)]
     return " ".join(["mlflow run . -e", typed.name, *options])
 
@@ -137,13 +137,14 @@ def _starts(typed: Command) -> "list[Start]":
     return _STARTS[key]
 
 
+Options = Mapping[str, Any]
 Start = tuple[list[tuple[str, str]], dict[str, Any]]  # options, and all values that they mean
 _STARTS: dict[tuple[object, ...], list[Start]] = {}  # a plan asks for a thousand commands
 
 
 def arguments(config: Any) -> list[str]:
     """Words for `parse` that mean exactly `config`, whatever conf/ says."""
-    return [f"--{key}={layers.spelled(value)}" for key, value in by_option(config).items()]
+    return [f"--{key}={layers.spelled(value)}" for key, value in as_given(config).items()]
 
 
 def print_help(typed: Command, argv: Sequence[str]) -> None:
@@ -192,6 +193,6 @@ def _options(parser: ArgumentParser) -> list[str]:
     return list(parser.get_defaults().keys())
 
 
-def _differing(plain: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, str]]:
-    changed = {key: value for key, value in wanted.items() if plain.get(key) != value}
-    return [(key, layers.spelled(value)) for key, value in changed.items()]
+def _differing(plain: Options, wanted: Options, given: Options) -> list[tuple[str, str]]:
+    changed = [key for key, value in wanted.items() if plain.get(key) != value]
+    return [(key, layers.spelled(given[key])) for key in changed]

@@ -15,6 +15,7 @@ from papertrail.core.errors import BadInput
 from papertrail.core.question.canonical import (
     annotations,
     arms,
+    as_given,
     by_option,
     canonical,
     canonical_value,
@@ -25,8 +26,8 @@ from papertrail.core.question.canonical import (
 from papertrail.core.question.experiment import Experiment
 
 __all__ = [
-    "Identity", "annotation", "by_option", "canonical", "differences", "dumps", "flat", "identify",
-    "question",
+    "Identity", "annotation", "as_given", "by_option", "canonical", "differences", "dumps", "flat",
+    "identify", "question",
 ]  # fmt: skip
 SCHEME = 1  # raised when the canonical form itself changes: every identity changes with it
 
