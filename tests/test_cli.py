@@ -18,7 +18,8 @@ from toy import TOY, Part, ToyConfig
 from papertrail.core.errors import BadInput
 from papertrail.core.question import cli, layers
 
-words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=30)
+letters = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
+words = st.text(letters, max_size=30).filter(lambda text: text != "--")
 
 
 def parsed(*argv: str) -> Any:
@@ -62,6 +63,10 @@ def test_text_that_looks_like_syntax_arrives_as_it_was_typed(text: str):
 @given(st.builds(ToyConfig, part=st.builds(Part, rate=st.floats(0, 1)), text=words))
 def test_arguments_mean_the_config_they_were_made_from(config: ToyConfig):
     assert cli.parse(TOY, cli.arguments(config))[0] == config
+
+
+def test_two_dashes_alone_are_refused_as_such():
+    assert refusal("--text=--") == "text: two dashes alone are no value (--); give another"
 
 
 @pytest.mark.parametrize("text", ["e\u0301.txt", "\uf9d4"])

@@ -13,6 +13,8 @@ def explain(message: str, given: Mapping[str, str]) -> str:
     value = given.get(key.strip())
     if not colon or value is None:
         return line
+    if value == "--":  # to argparse, the end of all options, wherever it stands
+        return f"{key.strip()}: two dashes alone are no value ({value}); give another"
     reason = re.sub(r"<class '(\w+)'>", r"\1", reason.strip())
     reason = re.sub(r"a <class '[\w.]+\.Mapping'>", "{name: value}", reason)
     reason = re.sub(
