@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -280,9 +281,22 @@ def test_a_part_whose_child_keeps_the_port_is_started_again(
     assert not one.part.ready()
 
 
+class SeenDead(subprocess.Popen[bytes]):
+    """A process that has ended before its caller looks at it the first time."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.mark.parametrize("started", [subprocess.Popen, SeenDead])
 def test_a_part_that_cannot_start_is_told_with_its_last_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    started: type[subprocess.Popen[bytes]],
 ):
+    monkeypatch.setattr(subprocess, "Popen", started)
     code = "print('no room in here', flush=True); raise SystemExit(3)"
     with (
         pytest.raises(Missing, match=r"toy ended \(3\); its log: .*toy\.log"),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def start(part: Part, folder: Path) -> "subprocess.Popen[bytes]":
             extra_groups=None if part.user is None else (), cwd="/", stdin=subprocess.DEVNULL,
             stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    _note(folder, part, process.pid)
+    with suppress(psutil.NoSuchProcess):  # it has ended already: whoever waits for it says so
+        _note(folder, part, process.pid)
     return process
 
 
