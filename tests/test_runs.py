@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import toy
 from conftest import ROOT
 from mlflow.tracking import MlflowClient
 from toy import DOUBLE, TOY, Part, ToyConfig
@@ -23,7 +24,7 @@ from toy import DOUBLE, TOY, Part, ToyConfig
 from papertrail.core.answering.launch import pool, require_all
 from papertrail.core.answering.require import require
 from papertrail.core.answering.standing import standing
-from papertrail.core.errors import Missing
+from papertrail.core.errors import Interrupted, Missing
 from papertrail.core.question import cli
 from papertrail.core.question.experiment import Question
 from papertrail.core.question.identity import identify
@@ -31,7 +32,7 @@ from papertrail.core.reading import query
 from papertrail.core.reading.record import Record
 from papertrail.core.storage.store import Store, connect
 from papertrail.core.writing import track
-from papertrail.core.writing.run import COMPLETE
+from papertrail.core.writing.run import COMPLETE, Run
 
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 
@@ -126,6 +127,27 @@ def test_a_signal_ends_a_run_as_killed_with_what_was_logged(store: Store, number
     assert record.metrics["before"] == 1
     assert number.name in record.tags["papertrail.failure"]
     assert record.unusable() and "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("do", "expected", "status"),
+    [("wait", Interrupted, "KILLED"), ("raise", RuntimeError, "FAILED")],
+)
+def test_a_signal_that_comes_while_the_end_is_written_down_changes_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, do: str, expected: type[Exception], status: str
+):
+    abandon = Run.abandon
+
+    def interrupted(run: Run, *how: str) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        return abandon(run, *how)
+
+    monkeypatch.setattr(Run, "abandon", interrupted)
+    monkeypatch.setitem(toy.DOES, "wait", lambda config: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(expected):
+        require(TOY, ToyConfig(do=do))
+    (run_id,) = only(store.client)
+    assert query.by_id(run_id).status == status
 
 
 def test_kill_minus_9_is_recognised_by_evidence_and_computed_again(store: Store):

@@ -62,6 +62,20 @@ def signals_raise() -> Iterator[None]:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """While the block lasts, signals change nothing: `mlflow run` passes Ctrl-C on a second time,
+    just when the first one is being written down."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, _State.raised = _State.raised, True
+    try:
+        yield
+    finally:
+        _State.raised = before
+
+
+@contextmanager
 def _hearing() -> Iterator[None]:
     """While the block lasts, no signal goes unnoticed, even one that a verb handles itself."""
     _State.heard, writer = os.pipe()

@@ -24,7 +24,7 @@ from papertrail.core.question import cli
 from papertrail.core.question.drift import code_of
 from papertrail.core.question.experiment import Experiment
 from papertrail.core.question.identity import Identity, by_option, canonical, dumps
-from papertrail.core.stopping import refuse_swallowed, signals_raise
+from papertrail.core.stopping import refuse_swallowed, signals_raise, unheard
 from papertrail.core.storage.store import Store
 from papertrail.core.writing import pruning
 from papertrail.core.writing.heartbeat import BEAT, beat, beating
@@ -150,7 +150,7 @@ def opened(
     active = Run(store, run_id, identity, seen)
     token = _OPEN.set(active)
     try:
-        with signals_raise(), sampled(active, seen), beating(store, run_id):
+        with signals_raise(), _abandoned(active), sampled(active, seen), beating(store, run_id):
             _introduce(active, experiment, config, before.params)
             _check_data(experiment, config, identity)
             yield active
@@ -158,14 +158,23 @@ def opened(
             refuse_swallowed()
             _check_data(experiment, config, identity)
             active.complete()
-    except BaseException as error:
-        # Every way out that is not the end: the run must never read as usable.
-        if current() is active and active.abandon(*_ending(error)):
-            error.add_note(f"run {run_id} keeps the traceback in {FAILURE}")
-        raise
     finally:
         active.close()
         _OPEN.reset(token)
+
+
+@contextmanager
+def _abandoned(active: Run) -> Iterator[None]:
+    """Every way out that is not the end: the run must never read as usable."""
+    try:
+        yield
+    except BaseException as error:
+        if current() is active:
+            with unheard():
+                kept = active.abandon(*_ending(error))
+            if kept:
+                error.add_note(f"run {active.run_id} keeps the traceback in {FAILURE}")
+        raise
 
 
 def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping[str, str]) -> None:
