@@ -59,7 +59,10 @@ SLOW = {
         "the_resumed_loss_curve_equals_the_uninterrupted_one[kill -9]",
         "the_resumed_loss_curve_equals_the_uninterrupted_one[the same, accumulated",
     ],
-    "test_runs": ["four_processes_on_no_store_at_all_make_one"],  # sixteen are in the stories
+    "test_runs": [  # the stories have sixteen
+        "four_processes_on_no_store_at_all_make_one",
+        "processes_that_ask_the_same_question_compute_it_once",
+    ],
     "test_server": ["after_the_supervisor_was_killed"],
     "test_setup": ["fetch_brings"],
     "test_sweep_runs": ["a_killed_sweep", "a_stopped_sweep", "two_workers_share"],

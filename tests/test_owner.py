@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -17,13 +18,16 @@ from test_runs import finish, only, start, started
 from toy import TOY, ToyConfig
 
 from papertrail.core.answering.require import require
+from papertrail.core.answering.settling import Second, refuse_second
 from papertrail.core.answering.standing import standing
+from papertrail.core.question.identity import identify
 from papertrail.core.reading import query
 from papertrail.core.storage.store import Store, connect
 from papertrail.core.writing import heartbeat
 from papertrail.core.writing.heartbeat import BEAT
 from papertrail.core.writing.owner import Owner
 
+IDENTITY = identify(TOY, ToyConfig())
 HOUR, DAY = 3600.0, 86_400.0
 
 
@@ -135,6 +139,29 @@ def test_a_run_of_another_machine_that_falls_silent_is_buried_and_computed_again
     assert dead.status == "KILLED"
     assert "gave no sign of life any more" in dead.tags["papertrail.failure"]
     assert len(only(client)) == 2
+
+
+def begun(store: Store, start: int) -> str:
+    """Id of a run of a machine elsewhere, of the toy's question, begun at a millisecond."""
+    owner = replace(Owner.current(), host="elsewhere")
+    tags = {"papertrail.identity": IDENTITY.digest, "papertrail.owner": str(owner)}
+    return str(store.client.create_run("0", start_time=start, tags=tags).info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "they_give_way", "second"),
+    [(2, 1, False, True), (1, 2, True, False), (1, 2, False, True)],
+    ids=["we began later", "they saw us", "they looked before we could be seen"],
+)
+def test_of_two_machines_that_both_began_exactly_one_goes_on(
+    store: Store, ours: int, theirs: int, they_give_way: bool, second: bool
+):
+    active = SimpleNamespace(run_id=begun(store, ours), identity=IDENTITY, store=store)
+    other = begun(store, theirs)
+    if they_give_way:
+        threading.Timer(0.3, store.client.set_terminated, (other, "KILLED")).start()
+    with pytest.raises(Second, match=other) if second else nullcontext():
+        refuse_second(active)
 
 
 @contextmanager

@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import toy
 from conftest import ROOT
+from forked import Popen
 from mlflow.tracking import MlflowClient
 from toy import DOUBLE, TOY, Part, ToyConfig
 
@@ -39,7 +41,7 @@ ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREAD
 
 def start(*argv: str, **environment: str) -> "subprocess.Popen[str]":
     """The toy as a person starts it."""
-    return subprocess.Popen(
+    return Popen(
         [sys.executable, str(ROOT / "tests" / "toy.py"), *argv],
         env=os.environ | ENVIRONMENT | environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -310,6 +312,20 @@ def test_a_pool_computes_side_by_side_and_names_what_failed(
         bad = Question(TOY, replace(ToyConfig(), do="raise"))
         with pytest.raises(Missing, match=r"1 of 2 runs are missing: toy \w+: .*the toy broke"):
             require_all([good[0], bad])
+
+
+def test_an_experiment_that_another_machine_has_made_since_we_looked_is_ours_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    create = store.client.create_experiment
+
+    def second(*how: Any) -> str:
+        create(*how)
+        return create(*how)
+
+    monkeypatch.setattr(store.client, "create_experiment", second)
+    found = store.experiment_id("toys")
+    assert store.client.get_experiment_by_name("toys").experiment_id == found
 
 
 def test_machines_that_ask_the_same_at_the_same_moment_compute_it_once(

@@ -72,20 +72,37 @@ def _bury(store: Store, run_id: str, reason: str) -> None:
 
 
 class Second(Interrupted):
-    """Another machine began the same question first."""
+    """Another machine computes the same question, and goes on."""
 
 
 def refuse_second(active: Run) -> None:
-    """Second if a run of the same question was begun before the open one and still computes.
+    """Second if another machine computes the question of the open run, and is the one to go on.
 
     Two machines that look at the same moment see nothing, and both begin. Each looks once more
-    when its own run can be seen: of two that see each other, the one with the later start gives
-    way. Clocks that disagree can only cost a run that was not needed.
+    when its own run can be seen, so at least one of them sees the other. The later start gives way
+    at once. The earlier one may have been written too late to be seen: whoever still computes a
+    moment after that goes on for good. Clocks that disagree can only cost a run not needed.
     """
+    own, others = _side_by_side(active)
+    for other, owner in others:
+        if _begun(other) < _begun(own):
+            raise Second(f"{owner.name} began the same before, as run {other.run_id}")
+    if others:
+        time.sleep(POLL_SECONDS)
+        seen = {other.run_id for other, _ in others}
+        for other, owner in _side_by_side(active)[1]:
+            if other.run_id in seen:
+                raise Second(f"{owner.name} computes the same, as run {other.run_id}")
+
+
+def _side_by_side(active: Run) -> tuple[Record, list[tuple[Record, Owner]]]:
+    """The open run as the store has it, and the others that compute its question now."""
     asked = query.by_identities([active.identity.digest], active.store)[active.identity.digest]
-    begun = {one.run_id: (one.run.info.start_time, one.run_id) for one in asked}
-    for other in asked:
-        if other.status == "RUNNING" and begun[other.run_id] < begun[active.run_id]:
-            owner = owner_of(other.tags)
-            if owner and owner.alive() is not False:
-                raise Second(f"{owner.name} began the same before, as run {other.run_id}")
+    (own,) = (one for one in asked if one.run_id == active.run_id)
+    running = [one for one in asked if one is not own and one.status == "RUNNING"]
+    owned = [(one, owner) for one in running if (owner := owner_of(one.tags))]
+    return own, [(one, owner) for one, owner in owned if owner.alive() is not False]
+
+
+def _begun(record: Record) -> tuple[int, str]:
+    return record.run.info.start_time, record.run_id

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote, urlparse
 from filelock import FileLock
 
 # MLflow takes two seconds to import and is needed by everything that follows.
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -93,11 +94,7 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             with self.lock("experiment"):
-                found = self.client.get_experiment_by_name(name)
-                if found is None:
-                    made = self.client.create_experiment(name, self._artifacts(name))
-                    self.show_as_models(made)
-                    return made
+                found = self.client.get_experiment_by_name(name) or self._created(name)
         if found.lifecycle_stage == "deleted":
             again = f"mlflow experiments restore --experiment-id {found.experiment_id}"
             raise BadInput(
@@ -106,6 +103,17 @@ class Store:
             )
         self.refuse_proxied(found.artifact_location)
         return str(found.experiment_id)
+
+    def _created(self, name: str) -> Experiment:
+        """A new experiment, or the one that another machine has made since we looked."""
+        try:
+            self.show_as_models(self.client.create_experiment(name, self._artifacts(name)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = self.client.get_experiment_by_name(name)
+        assert found is not None, f"{name} was created, and is not there"
+        return found
 
     def refuse_proxied(self, address: str) -> None:
         """BadInput where artifacts are reached through a server, and this is its database."""
