@@ -205,17 +205,17 @@ def test_postgresql_reads_like_mlflow_reads_it(
             tables.execute("DELETE FROM runs", {})
 
 
-@pytest.fixture
-def server(store: Store, tmp_path: Path) -> Iterator[str]:
-    """Address of a plain `mlflow server` on the store."""
+@pytest.fixture(scope="module")
+def server(module_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a plain `mlflow server` on the store of this file."""
     port = postgres.free_port()
     address = f"http://127.0.0.1:{port}"
     program = Path(sys.executable).with_name("mlflow")
     options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     process = subprocess.Popen(
         [
-            str(program), "server", *options, "--backend-store-uri", store.uri,
-            "--artifacts-destination", str(tmp_path / "artifacts"),
+            str(program), "server", *options, "--backend-store-uri", module_store.uri,
+            "--artifacts-destination", str(tmp_path_factory.mktemp("artifacts")),
         ],
         env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -235,8 +235,12 @@ def server(store: Store, tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_plain_server_gives_the_same_runs(
-    store: Store, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    module_store: Store,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
+    store = module_store
     make(store.client, AWKWARD)
     many_runs.fill(store.uri, 1005, params=2, metrics=2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
