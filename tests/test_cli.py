@@ -65,6 +65,12 @@ def test_arguments_mean_the_config_they_were_made_from(config: ToyConfig):
     assert cli.parse(TOY, cli.arguments(config))[0] == config
 
 
+def test_help_for_an_option_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        cli.launch(TOY, ["--sed=3", "--help"])
+    assert capsys.readouterr().err == "toy: no option sed; did you mean seed?\n"
+
+
 def test_two_dashes_alone_are_refused_as_such():
     assert refusal("--text=--") == "text: two dashes alone are no value (--); give another"
 

@@ -87,6 +87,26 @@ def test_the_database_behind_a_server_is_no_way_to_its_artifacts(store_uri: str)
     assert not runs(store_uri)
 
 
+def test_nor_is_it_for_a_run_that_somebody_opened_there(store_uri: str):
+    client = connect().client
+    group = client.create_experiment("named by a person", "mlflow-artifacts:/1")
+    joined = client.create_run(group).info.run_id
+    with pytest.raises(BadInput, match="artifacts of its runs are reached through its server"):
+        require(TOY, ToyConfig(), joined=joined)
+
+
+def test_a_group_that_the_first_store_does_not_have_is_one_line_and_leaves_all_as_it_was(
+    store_uri: str, other: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    joined = MlflowClient(store_uri).create_run("0").info.run_id
+    for name, value in (("RUN", joined), ("EXPERIMENT", "4711")):
+        monkeypatch.setenv(f"MLFLOW_{name}_ID", value)
+    with pytest.raises(SystemExit, match="1"):
+        cli.launch(TOY, [f"--run.tracking={other}"])
+    assert capsys.readouterr().err.startswith("toy: ") and tracking_uri() == store_uri
+    assert [status for status, _, _ in runs(store_uri)] == ["FAILED"]
+
+
 def test_the_presets_are_addresses_and_hold_for_commands_too():
     assert cli.parse(TOY, ["--tracking=server"])[1].tracking == "http://127.0.0.1:5000"
     assert cli.parse(WHY, ["--tracking=server"])[1].tracking == "http://127.0.0.1:5000"

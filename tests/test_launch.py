@@ -105,7 +105,7 @@ def test_workers_stay_from_one_stage_of_a_study_to_the_next_and_leave_with_it(
     before = set(psutil.Process().children())
     with Pool(1) as pool:
         first = asks(pool, store, 1, 2)
-        assert asks(pool, store, 3, 4) == first and len(first) == 1
+        assert asks(pool, store, 3, 4) == asks(pool, store, 7) == first and len(first) == 1
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # another environment: another process
         assert asks(pool, store, 5, 6).isdisjoint(first)
         assert len(set(psutil.Process().children()) - before) == 1
@@ -169,7 +169,7 @@ def test_a_worker_that_was_killed_is_told_from_one_that_can_be_asked():
     worker = Worker(os.environ)
     worker.process.kill()
     worker.process.wait()
-    assert not worker.lives() and not worker.ask(question("anything")) and not worker.busy
+    assert not worker.lives() and not worker.ask(question("anything"), False) and not worker.busy
     worker.hang_up()
 
 

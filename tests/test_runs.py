@@ -328,6 +328,17 @@ def test_an_experiment_that_another_machine_has_made_since_we_looked_is_ours_too
     assert store.client.get_experiment_by_name("toys").experiment_id == found
 
 
+def test_a_run_that_was_forced_and_failed_is_not_answered_by_the_one_before(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(toy.DOES, "wait", lambda config: None)
+    asked = [Question(TOY, ToyConfig(do="wait"))]
+    (before,) = require_all(asked)
+    monkeypatch.setitem(toy.DOES, "wait", toy.break_)
+    with pytest.raises(Missing, match=f"only run {before.run_id} of before stands"):
+        require_all(asked, mode="force")
+
+
 def test_machines_that_ask_the_same_at_the_same_moment_compute_it_once(
     store: Store, tmp_path: Path
 ):

@@ -463,6 +463,17 @@ def test_a_run_that_mlflow_opened_for_a_job_that_was_cancelled_does_not_read_run
     assert run.data.tags.get("papertrail.failure") == said
 
 
+@pytest.mark.parametrize("gone", ["deleted", "purged"])
+def test_a_run_that_was_deleted_before_its_job_ended_badly_stays_as_it_is(store: Store, gone: str):
+    opened = store.client.create_run("0").info.run_id
+    store.client.delete_run(opened)
+    if gone == "purged":
+        store.client._tracking_client.store._hard_delete_run(opened)
+    handed = replace(TRAIN[0], opened=opened)
+    one = Submission("token", "2026-01-01 00:00:00", "code", ((handed,),), "7")
+    jobs.end_opened([one], {"7": Job("7", "CANCELLED")}, queue.book_of(store), store)
+
+
 def test_a_preset_hands_runs_to_slurm_and_leaves_their_identity_alone():
     words = ["--launcher=slurm", "--run.slurm.resources={toy: {gpus: 1, minutes: 480}}"]
     config, execution = cli.parse(TOY, words)

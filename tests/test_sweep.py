@@ -200,7 +200,7 @@ def test_a_preset_fits_its_target(path: Path):
     experiment = sweeping(target)
     config, _ = cli.parse(experiment, ["--scale=smoke", f"--sweep={path.stem}"])
     assert set(tree) <= set(by_option(config)) | {"pruner", "sampler"}
-    space.check(target, base(target, config), config)
+    space.check(target, config)
     assert set(config.space) == set(tree["space"])
 
 

@@ -1,0 +1,1 @@
+"""Searches for tokens, triggers and embeddings that raise the loss of any causal language model."""

@@ -32,7 +32,8 @@ from papertrail.cluster.stages import Task
 from papertrail.cluster.submit import Code, submit
 from papertrail.core import slurm
 from papertrail.core.answering import processes
-from papertrail.core.errors import BadInput
+from papertrail.core.answering.settling import end_dead
+from papertrail.core.errors import BadInput, Missing
 from papertrail.core.question import cli
 from papertrail.core.question.cli import Execution
 from papertrail.core.question.experiment import Experiment, Question, experiments
@@ -86,8 +87,7 @@ class Handed(SubmittedRun):
         while not self._job().ended:
             time.sleep(POLL_SECONDS)
         if self._store.client.get_run(self._run_id).info.status == "RUNNING":
-            self._store.client.set_tag(self._run_id, "papertrail.failure", str(self._job()))
-            self._store.client.set_terminated(self._run_id, "KILLED")
+            end_dead(self._store, self._run_id, str(self._job()))
 
     def _job(self) -> Job:
         return slurm.look([self.job_id])[self.job_id]
@@ -109,7 +109,7 @@ class Backend(AbstractBackend):
         try:
             question, execution = _read(project_uri, entry_point, params, backend_config)
             return _hand_over(question, execution, connect(tracking_uri), experiment_id)
-        except BadInput as error:
+        except (BadInput, Missing) as error:
             raise ExecutionException(f"{entry_point}: {error}") from None
 
 
@@ -127,8 +127,7 @@ def _read(
     experiment = experiments().get(name)
     if not isinstance(experiment, Experiment):
         raise BadInput(f"entry point: no experiment ({name}); other commands are typed without it")
-    if not slurm.available():
-        raise BadInput("slurm: there is no SLURM here (no squeue); type it on a login node")
+    slurm.refuse_absent()
     ours = {key: value for key, value in config.items() if key not in ADDED}
     words = [f"--run.slurm.{key}={_text(value)}" for key, value in ours.items()]
     words = [*words, *(f"--{key}={value}" for key, value in params.items())]
@@ -157,7 +156,7 @@ def _hand_over(
     try:
         with store.lock(LOCK):
             one = submit([(task,)], "", Code.now(store), book, execution.slurm, found)
-    except BadInput:
+    except BaseException:  # nothing was queued, and nobody else would end it
         store.client.set_terminated(run_id, "FAILED")
         raise
     print(f"SLURM job {one.job}: run {run_id}, log {os.fspath(book.log(one, one.job, 0))}")

@@ -6,6 +6,7 @@ one that was made and not noted any more is found in the queue.
 """
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -74,7 +75,8 @@ class Book:
     def note(self, one: Submission) -> None:
         """Write a submission down, at once."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".{one.token}.json"
+        # Of its own name: `status` writes what it saw while the launcher does.
+        part = self.folder / f".{one.token}.{secrets.token_hex(4)}.json"
         tree = asdict(one)
         for tasks in tree["elements"]:
             for task in tasks:

@@ -12,7 +12,7 @@ from papertrail.cluster.queue import LOCK, book_of, cancel_all, told
 from papertrail.cluster.stages import Task
 from papertrail.cluster.submit import kind
 from papertrail.core import slurm
-from papertrail.core.answering.settling import bury
+from papertrail.core.answering.settling import bury, end_dead
 from papertrail.core.errors import BadInput, Missing
 from papertrail.core.question.cli import Execution
 from papertrail.core.question.experiment import Command
@@ -50,7 +50,7 @@ class Line:
 
 def status(command: Command, config: Status, execution: Execution) -> None:
     """Print every job of the store with its runs, and where their logs lie."""
-    _refuse_without_slurm()
+    slurm.refuse_absent()
     with in_one_line():
         store = connect()
         book = book_of(store)
@@ -68,7 +68,7 @@ def cancel(command: Command, config: Cancellation, execution: Execution) -> None
     """Cancel jobs and what waits for them; their runs read KILLED when it returns."""
     if bool(config.job) == config.all:
         raise BadInput(f"job: give either job=ID or all=true ({config.job or 'neither'})")
-    _refuse_without_slurm()
+    slurm.refuse_absent()
     with in_one_line():
         store = connect()
         book = book_of(store)
@@ -106,11 +106,6 @@ def chosen(known: Sequence[Submission], job: str) -> list[str]:
         meant += more
 
 
-def _refuse_without_slurm() -> None:
-    if not slurm.available():
-        raise BadInput("slurm: there is no SLURM here (no squeue); type it on a login node")
-
-
 def _ended(ids: Sequence[str]) -> dict[str, Job]:
     """Return when SLURM says that these jobs ended: their runs have said so before."""
     end = time.monotonic() + PATIENCE_SECONDS
@@ -144,11 +139,18 @@ def end_opened(
     where their job came to a bad end: MLflow left when it was queued, and nobody needs them."""
     for one, job in _ended_badly(known, seen):
         for opened in filter(None, (task.opened for task in one.of(job.id))):
-            run = store.client.get_run(opened)
-            if run.info.status == "RUNNING" and query.IDENTITY not in run.data.tags:
-                why = told(job, book.end(one, job.id))
-                store.client.set_tag(opened, "papertrail.failure", why)
-                store.client.set_terminated(opened, "KILLED")
+            if _waits(opened, store):
+                end_dead(store, opened, told(job, book.end(one, job.id)))
+
+
+def _waits(opened: str, store: Store) -> bool:
+    """Whether such a run has nothing in it yet, and has not been deleted either."""
+    try:
+        run = query.by_id(opened, store).run
+    except Missing:
+        return False
+    there = run.info.lifecycle_stage == "active" and run.info.status == "RUNNING"
+    return there and query.IDENTITY not in run.data.tags
 
 
 def _ended_badly(

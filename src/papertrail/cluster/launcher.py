@@ -3,7 +3,6 @@
 Its jobs go on without it: it may be stopped, or die, and the same command finds them again.
 """
 
-import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -28,10 +27,7 @@ from papertrail.core.writing import track
 
 def launcher(execution: Execution) -> "Cluster":
     """The launcher that an execution asks for; BadInput where there is no SLURM."""
-    if not slurm.available():
-        raise BadInput(
-            "run.launcher: there is no SLURM here: no squeue (slurm); type it on a login node"
-        )
+    slurm.refuse_absent("run.launcher")
     entries = {path.stem for path in (processes.project() / "entrypoints").glob("*.py")}
     if unknown := sorted(set(execution.slurm.resources) - entries - {EVERY}):
         raise BadInput(f"run.slurm.resources: no entry point of that name ({', '.join(unknown)})")
@@ -81,4 +77,4 @@ def environment(store: Store) -> Mapping[str, str]:
     parent = track.current()
     found = processes.environment(store, threads=None, parent=parent.run_id if parent else None)
     found.setdefault(cli.ORDER, secrets.token_hex(6))  # one for all: a failure is tried once
-    return found | {"PAPERTRAIL_WORK": os.fspath(store.work)}
+    return found

@@ -43,7 +43,7 @@ def plan(questions: Sequence[Question], store: Store, mode: Mode) -> list[Task]:
         }
         ordered = _in_order(wanted | asked)
         words = {digest: asked_for(*one).words for digest, one in ordered.items()}
-        return [_task(digest, *one, words) for digest, one in ordered.items()]
+        return [_task(digest, question, words) for digest, (question, _) in ordered.items()]
 
 
 def tasks(asked: Sequence[Asked]) -> list[Task]:
@@ -81,7 +81,7 @@ def _in_order(wanted: Mapping[str, tuple[Question, Mode]]) -> dict[str, tuple[Qu
     return ordered
 
 
-def _task(digest: str, question: Question, mode: Mode, words: Mapping[str, Words]) -> Task:
+def _task(digest: str, question: Question, words: Mapping[str, Words]) -> Task:
     needs = (words.get(_digest(need)) for need in _needs(question))
     title = question.experiment.title(question.config)
     return Task(words[digest], frozenset(filter(None, needs)), digest, title)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from papertrail.core.errors import Missing
+from papertrail.core.errors import BadInput, Missing
 
 State = Literal[
     "pending", "running", "completed", "failed", "cancelled", "preempted", "timed out",
@@ -84,6 +84,12 @@ class Job:
 def available() -> bool:
     """Whether this machine can ask a SLURM."""
     return shutil.which("squeue") is not None
+
+
+def refuse_absent(where: str = "slurm") -> None:
+    """BadInput, beginning with what was typed, if this machine cannot ask one."""
+    if not available():
+        raise BadInput(f"{where}: there is no SLURM here (no squeue); type it on a login node")
 
 
 def look(ids: Sequence[str]) -> dict[str, Job]:

@@ -97,10 +97,11 @@ def stop_leftovers(folder: Path) -> list[str]:
         owner = Owner.parse(note["owner"])
         alive = owner.alive() is True
         if alive:
-            leader = psutil.Process(owner.pid)
-            leader.send_signal(note["ends_by"])
-            _, late = psutil.wait_procs([leader], GRACE_SECONDS)
-            _kill(late)
+            with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                leader = psutil.Process(owner.pid)
+                leader.send_signal(note["ends_by"])
+                _, late = psutil.wait_procs([leader], GRACE_SECONDS)
+                _kill(late)
         others = _led_by(owner.pid, folder)
         _kill(others)
         found += [name] if alive or others else []

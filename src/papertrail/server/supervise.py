@@ -49,7 +49,10 @@ class Supervisor:
     def start(self, part: Part) -> None:
         """Start a part and wait until it works; Missing, with what it said last, if it does not."""
         with stopping.between_steps():  # a signal in here would lose a process just born
-            process = parts.start(part, self.folder)
+            try:
+                process = parts.start(part, self.folder)
+            except OSError as error:  # no such program, or no right to run it
+                raise Missing(f"{part.name}: cannot be started ({error})") from None
             self.running.append(Running(part, process, time.monotonic()))
         if trouble := self._trouble(self.running[-1]):
             self._quote(part)
@@ -116,4 +119,5 @@ def supervised(folder: Path, wanted: Sequence[Part]) -> Iterator[Supervisor]:
             found.start(part)
         yield found
     finally:
-        found.stop()
+        with stopping.unheard():  # Ctrl-C now would leave parts running
+            found.stop()

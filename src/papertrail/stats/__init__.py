@@ -1,0 +1,1 @@
+"""Intervals and paired tests over samples, texts and training seeds."""

@@ -1,0 +1,1 @@
+"""Searches over the options of any experiment: Optuna proposes, trials are runs."""

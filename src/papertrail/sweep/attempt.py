@@ -255,13 +255,14 @@ def _below(target: Experiment, config: Any) -> Iterator[str]:
 @contextmanager
 def _order_of(attempts: int) -> Iterator[None]:
     """One command tries a question once; a second attempt counts as another command."""
-    before = os.environ.get(cli.ORDER, "")
+    before = os.environ.get(cli.ORDER)
     if attempts:
-        os.environ[cli.ORDER] = f"{before}.{attempts}"
+        os.environ[cli.ORDER] = f"{before or ''}.{attempts}"
     try:
         yield
     finally:
-        os.environ[cli.ORDER] = before
+        os.environ.pop(cli.ORDER, None)
+        os.environ |= {} if before is None else {cli.ORDER: before}
 
 
 def _tell(swept: Swept, trial: FrozenTrial) -> None:

@@ -83,7 +83,7 @@ def _answered_by(target: Experiment, config: Any) -> Mapping[str, str]:
     before anything runs.
     """
     plain = base(target, config)
-    space.check(target, plain, config)
+    space.check(target, config)
     question = f"{target.name}:{identify(target, plain).digest}"
     return {**target.data(plain), "target": question}
 

@@ -14,14 +14,14 @@ from papertrail.core.errors import BadInput
 from papertrail.core.question import cli, layers
 from papertrail.core.question.canonical import arms
 from papertrail.core.question.experiment import Experiment
-from papertrail.core.question.identity import annotation, by_option, dumps
+from papertrail.core.question.identity import annotation, by_option, spelled
 from papertrail.sweep.options import Dimension
 
 Value = int | float | str
 Point = Mapping[str, Value]
 
 
-def check(target: Experiment, base: Any, config: Any) -> None:
+def check(target: Experiment, config: Any) -> None:
     """BadInput for whatever makes a sweep senseless, in one line and before its first trial."""
     if not config.space:
         raise BadInput("space: nothing is varied; give -P sweep=PRESET, or -P space={OPTION: ...}")
@@ -73,7 +73,7 @@ def typed(value: Any) -> str:
     """A value as a person types it; 3.0 is 3, which an option of whole numbers takes as well."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
-    return value if isinstance(value, str) else dumps(value)
+    return spelled(value)
 
 
 def _check_options(target: Experiment, dimensions: Mapping[str, Dimension]) -> None:

@@ -13,7 +13,7 @@ import optuna
 from optuna.study import Study
 
 from papertrail.core.answering.joining import PARENT
-from papertrail.core.errors import Interrupted, Missing
+from papertrail.core.errors import BadInput, Interrupted, Missing
 from papertrail.core.question import cli
 from papertrail.core.storage.store import connect, in_one_line
 from papertrail.sweep import storage, trials
@@ -49,12 +49,14 @@ def work(swept: Swept, study: Study) -> None:
 def main(place: str, words: Sequence[str]) -> None:
     """A worker as a process of its own, for the run that PARENT names; `place` is number:study."""
     study = place.partition(":")[2]
-    target, config = parsed(words)
     try:
         with in_one_line():
+            target, config = parsed(words)
             run_id, store = os.environ[PARENT], connect()
             swept = Swept(target, config, base(target, config), study, store, run_id)
             with opened(swept) as found:
                 work(swept, found)
+    except BadInput as error:
+        sys.exit(cli.complain(NAME, error, cli.USAGE))
     except (Missing, Interrupted) as error:
         sys.exit(cli.complain(NAME, error, cli.FAILURE))

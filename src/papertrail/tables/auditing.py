@@ -58,7 +58,7 @@ def main() -> None:
     try:
         table = find(layers.peek("audit", "table", words))
     except BadInput as error:
-        if {"-h", "--help"} & set(words):
+        if layers.HELP & set(words):
             print(f"tables: {', '.join(sorted(tables()))}\n--table=TABLE --help lists its options")
             return
         sys.exit(cli.complain("audit", error, cli.USAGE))

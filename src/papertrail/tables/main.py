@@ -12,7 +12,7 @@ def main() -> None:
     try:
         table = find(layers.peek("tables", "name", sys.argv[1:]))
     except BadInput as error:
-        if {"-h", "--help"} & set(sys.argv[1:]):
+        if layers.HELP & set(sys.argv[1:]):
             print(f"tables: {', '.join(sorted(tables()))}\n--name=TABLE --help lists its options")
             return
         sys.exit(cli.complain("tables", error, cli.USAGE))

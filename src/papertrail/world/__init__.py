@@ -1,0 +1,1 @@
+"""Do language models of cities generalise from one task to others? Base, specialists and pairs."""

@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 
 from papertrail.core import progress
 from papertrail.core.answering.joining import NOWHERE
-from papertrail.core.errors import Interrupted, Missing, in_a_line
+from papertrail.core.errors import BadInput, Interrupted, Missing, in_a_line, without_password
 from papertrail.core.project import ROOT
 from papertrail.core.reading.record import Record
-from papertrail.core.storage.store import DATABASE, Store, connect, tracking_uri
+from papertrail.core.storage.store import DATABASE, Store, connect, in_one_line, tracking_uri
 from papertrail.core.writing.run import shortened
 
 LOCAL = "local"
@@ -43,27 +43,28 @@ def kept_in(tracking: str) -> Iterator[None]:
     if not tracking or wanted == before:
         yield
         return
-    os.environ[ADDRESS] = wanted
     joined, group = os.environ.pop(RUN, None), os.environ.pop(GROUP_ID, None)
-    if group and group != NOWHERE:  # ids are of one store, names of all
-        os.environ[GROUP] = str(connect(before).client.get_experiment(group).name)
     _ANSWERS.clear()
     status = "FINISHED"
     try:
+        if group and group != NOWHERE:  # ids are of one store, names of all
+            with in_one_line():
+                os.environ[GROUP] = str(connect(before).client.get_experiment(group).name)
+        os.environ[ADDRESS] = wanted
         yield
     except BaseException as error:
         stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
         status = "KILLED" if stopped else "FAILED"
         raise
     finally:
-        if joined:
-            _point(connect(before), joined, Store(wanted, ROOT).shown, status)
         for name in (ADDRESS, RUN, GROUP_ID, GROUP):
             os.environ.pop(name, None)
             os.environ |= {name: kept[name]} if name in kept else {}
+        if joined:
+            _point(before, joined, Store(wanted, ROOT).shown, status)
 
 
-def _point(store: Store, joined: str, place: str, status: str) -> None:
+def _point(opened_in: str, joined: str, place: str, status: str) -> None:
     """End the run that `mlflow run` opened, saying where the result is."""
     found = _ANSWERS[-1] if _ANSWERS else None
     note = f"Kept in {place}, as run.tracking said"
@@ -74,7 +75,10 @@ def _point(store: Store, joined: str, place: str, status: str) -> None:
         tags["mlflow.runName"] = f"{found.run.info.run_name} (elsewhere)"
     entities = [RunTag(key, shortened(text)) for key, text in tags.items()]
     try:
+        store = connect(opened_in)
         store.client.log_batch(joined, tags=entities)
         store.client.set_terminated(joined, status)
-    except (MlflowException, Missing, OSError) as error:
-        progress.say(f"run {joined} in {store.shown} could not be ended ({in_a_line(error)})")
+    except (MlflowException, BadInput, Missing, OSError) as error:
+        progress.say(
+            f"run {joined} in {without_password(opened_in)} could not be ended ({in_a_line(error)})"
+        )

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from papertrail.core.errors import BadInput, Interrupted
 from papertrail.core.question.experiment import Experiment
@@ -47,7 +48,7 @@ def place(experiment: Experiment, config: Any, store: Store, joined: str | None)
     if group == NOWHERE:
         return _create(experiment, config, store)
     store.show_as_models(group)
-    moved.settle(store, group)
+    _settle(store, group)
     return joined
 
 
@@ -64,9 +65,15 @@ def _create(experiment: Experiment, config: Any, store: Store) -> str:
     else:
         group = store.client.get_run(parent).info.experiment_id
         tags["mlflow.parentRunId"] = parent
-    moved.settle(store, group)
+    _settle(store, group)
     name = experiment.title(config)
     return str(store.client.create_run(group, tags=tags, run_name=name).info.run_id)
+
+
+def _settle(store: Store, group: str) -> None:
+    """Have runs of an MLflow experiment write where this store can be reached; BadInput if not."""
+    store.refuse_proxied(store.client.get_experiment(group).artifact_location)
+    moved.settle(store, group)
 
 
 def point(store: Store, joined: str, record: Record, name: str, note: str) -> None:
@@ -91,14 +98,15 @@ def ended(store: Store, joined: str | None) -> Iterator[None]:
     except (Interrupted, KeyboardInterrupt):
         raise
     except BaseException:
-        _end(store, joined, "FAILED")
+        with suppress(MlflowException, OSError):  # what went wrong matters more than this
+            _end(store.impatient, joined, "FAILED")
         raise
-    _end(store, joined, "FINISHED")
+    _end(store.client, joined, "FINISHED")
 
 
-def _end(store: Store, joined: str | None, status: str) -> None:
+def _end(client: MlflowClient, joined: str | None, status: str) -> None:
     if joined is None:
         return
-    run = store.client.get_run(joined)
+    run = client.get_run(joined)
     if run.info.status == "RUNNING" and IDENTITY not in run.data.tags:
-        store.client.set_terminated(joined, status)
+        client.set_terminated(joined, status)

@@ -5,7 +5,7 @@ goes through the entry point that a person would type. SLURM's is papertrail.clu
 """
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
@@ -15,11 +15,11 @@ from papertrail.core.answering.pool import Pool
 from papertrail.core.answering.require import require, voice_doubts
 from papertrail.core.answering.standing import Standing, standings
 from papertrail.core.answering.workers import Asked
-from papertrail.core.errors import Missing
+from papertrail.core.errors import BadInput, Missing
 from papertrail.core.question.cli import Execution, Mode
 from papertrail.core.question.experiment import Question, load
 from papertrail.core.reading.record import Record
-from papertrail.core.storage.store import Store, connect
+from papertrail.core.storage.store import Store, connect, in_one_line
 from papertrail.core.writing import track
 
 CLUSTER = "papertrail.cluster.launcher:launcher"  # above us: named, not imported
@@ -42,10 +42,11 @@ class Here:
     def compute(self, questions: Sequence[Question], store: Store, mode: Mode) -> None:
         for question in questions:
             try:
-                require(question.experiment, question.config, mode, store)
-            except Missing as error:
+                with in_one_line():
+                    require(question.experiment, question.config, mode, store)
+            except (BadInput, Missing) as error:
                 progress.say(str(error))
-            except (Exception, SystemExit):  # whatever it was, the others do not depend on it
+            except Exception:  # whatever it was, the others do not depend on it
                 traceback.print_exc()
 
     def run(self, asked: Sequence[Asked], store: Store) -> None:
@@ -110,20 +111,25 @@ def require_all(
     found = standings(questions, store)
     pairs = zip(questions, found, strict=True)
     wanted = [question for question, one in pairs if mode == "force" or one.usable is None]
+    before = {one.usable.run_id for one in found if one.usable} if mode == "force" else set()
     if wanted:
         current().compute(wanted, store, mode)
         found = standings(questions, store)
-    records = _all_usable(questions, found)
+    records = _all_usable(questions, found, before)
     if open_run:
         open_run.built_on(*(record.run_id for record in records))
     return records
 
 
-def _all_usable(questions: Sequence[Question], found: Sequence[Standing]) -> list[Record]:
+def _all_usable(
+    questions: Sequence[Question], found: Sequence[Standing], before: Set[str]
+) -> list[Record]:
+    """The runs that answer, none of which is one of `before`: those were to be computed again."""
     records, failed = [], []
     for question, one in zip(questions, found, strict=True):
-        if one.usable is None:
-            why = one.why or one.blocked or "nothing was logged"
+        if one.usable is None or one.usable.run_id in before:
+            stands = f"only run {one.usable.run_id} of before stands" if one.usable else ""
+            why = stands or one.why or one.blocked or "nothing was logged"
             failed.append(f"{question.experiment.name} {one.identity}: {why}")
         else:
             voice_doubts(question.experiment, one, one.usable)

@@ -33,9 +33,9 @@ class Pool:
     """
 
     workers: int
-    _staff: list[Worker] = field(default_factory=list)
-    _stay: bool = False
-    _order: str = field(default_factory=lambda: secrets.token_hex(6))
+    _staff: list[Worker] = field(default_factory=list, init=False)
+    _stay: bool = field(default=False, init=False)
+    _order: str = field(default_factory=lambda: secrets.token_hex(6), init=False)
 
     def __enter__(self) -> "Pool":
         self._stay = True
@@ -51,17 +51,17 @@ class Pool:
     def run(self, asked: Sequence[Asked], store: Store) -> None:
         done = False
         try:
-            self._answer(list(asked), self._environment(len(asked), store))
+            self._answer(list(asked), self._environment(store))
             done = True
         finally:
             if not (done and self._stay):
                 self._dismiss()
 
-    def _environment(self, num_asked: int, store: Store) -> dict[str, str]:
+    def _environment(self, store: Store) -> dict[str, str]:
         parent, threads = track.current(), shared_threads(self.workers)
         found = environment(store, threads=threads, parent=parent.run_id if parent else None)
         found.setdefault(cli.ORDER, self._order)  # one for all: a failure is tried once
-        return found | ({progress.WORKER: "1"} if num_asked > 1 else {})
+        return found
 
     def _answer(self, waiting: list[Asked], found: Mapping[str, str]) -> None:
         num_asked = len(waiting)
@@ -69,7 +69,7 @@ class Pool:
             while left := len(waiting) + sum(worker.busy for worker in self._staff):
                 report(1 - left / num_asked)
                 self._take_on(waiting, found)
-                self._hand_out(waiting)
+                self._hand_out(waiting, alone=num_asked == 1)
                 listen(self._staff, POLL_SECONDS)
 
     def _bar(self, num_runs: int) -> AbstractContextManager[progress.Report]:
@@ -88,12 +88,12 @@ class Pool:
             with stopping.between_steps():  # a signal in here would lose a child just born
                 self._staff.append(Worker(found))
 
-    def _hand_out(self, waiting: list[Asked]) -> None:
+    def _hand_out(self, waiting: list[Asked], alone: bool) -> None:
         for worker in self._staff:
             if waiting and not worker.busy:
                 at_work = [one.last for one in self._staff if one.busy and one.last]
                 question = chosen(waiting, worker.last, at_work)
-                if worker.ask(question):
+                if worker.ask(question, alone):
                     waiting.remove(question)
 
     def _dismiss(self) -> None:

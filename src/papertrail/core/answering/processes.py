@@ -88,3 +88,4 @@ def see_off(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         except subprocess.TimeoutExpired:
             progress.say(f"process {process.pid} did not stop in {GRACE_SECONDS:.0f} s; killing it")
             process.kill()
+            process.wait()

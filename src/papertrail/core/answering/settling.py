@@ -43,7 +43,7 @@ def _wait_for(experiment: Experiment, record: Record, store: Store) -> None:
         alive = owner.alive()
         if alive is False or (alive is None and heartbeat.silent(store, run_id)):
             why = "gave no sign of life any more" if alive is None else owner.obituary()
-            return _bury(store, run_id, f"{owner.name}: {why}")
+            return end_dead(store, run_id, f"{owner.name}: {why}")
         time.sleep(POLL_SECONDS)
     return None
 
@@ -62,10 +62,10 @@ def bury(dead: Iterable[Record], store: Store) -> None:
     """Have runs whose process died read KILLED; what SLURM knows of their job is said with it."""
     for record in dead:
         owner = owner_of(record.tags)
-        _bury(store, record.run_id, owner.obituary() if owner else "its process died")
+        end_dead(store, record.run_id, owner.obituary() if owner else "its process died")
 
 
-def _bury(store: Store, run_id: str, reason: str) -> None:
+def end_dead(store: Store, run_id: str, reason: str) -> None:
     """Have a dead run read KILLED, with the evidence: MLflow leaves it RUNNING for ever."""
     store.client.set_tag(run_id, "papertrail.failure", reason)
     store.client.set_terminated(run_id, "KILLED")
@@ -86,13 +86,13 @@ def refuse_second(active: Run) -> None:
     own, others = _side_by_side(active)
     for other, owner in others:
         if _begun(other) < _begun(own):
-            raise Second(f"{owner.name} began the same before, as run {other.run_id}")
+            raise Second(f"{owner.name}, which began run {other.run_id} of the same before")
     if others:
         time.sleep(POLL_SECONDS)
         seen = {other.run_id for other, _ in others}
         for other, owner in _side_by_side(active)[1]:
             if other.run_id in seen:
-                raise Second(f"{owner.name} computes the same, as run {other.run_id}")
+                raise Second(f"{owner.name}, which computes the same in run {other.run_id}")
 
 
 def _side_by_side(active: Run) -> tuple[Record, list[tuple[Record, Owner]]]:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 
+from papertrail.core.progress import WORKER
+
 Words = tuple[str, ...]
 
 
@@ -50,10 +52,11 @@ class Worker:
                 pass_fds=[far],
             )  # fmt: skip
 
-    def ask(self, question: Asked) -> bool:
-        """Hand a question over; False if the process was killed since it answered the last one."""
+    def ask(self, question: Asked, alone: bool) -> bool:
+        """Hand a question over; False if the process was killed since it answered the last one.
+        One that is asked alone may draw a bar of its own."""
         try:
-            self._line.send(question.words)
+            self._line.send((question.words, alone))
         except OSError:
             return False
         self.last, self.busy = question, True
@@ -101,14 +104,17 @@ def follow(place: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # between runs nothing is lost, as with SIGTERM
     os.set_inheritable(place, False)  # what a verb starts must not keep our line open
     with Connection(place) as line:
-        while words := _next(line):
+        while asked := _next(line):
+            words, alone = asked
+            os.environ.pop(WORKER, None)
+            os.environ |= {} if alone else {WORKER: "1"}
             sys.argv = list(words)
             runpy.run_path(words[0], run_name="__main__")
             with suppress(OSError):  # whoever asked is gone
                 line.send(None)
 
 
-def _next(line: "Connection[None, Words]") -> Words | None:
+def _next(line: "Connection[None, tuple[Words, bool]]") -> tuple[Words, bool] | None:
     try:
         return line.recv()
     except (EOFError, OSError):  # whoever asked is gone

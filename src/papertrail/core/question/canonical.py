@@ -84,6 +84,11 @@ def dumps(tree: Any) -> str:
     )
 
 
+def spelled(value: Any) -> str:
+    """A canonical value as people type it: text as it is, all else as `dumps` spells it."""
+    return value if isinstance(value, str) else dumps(value)
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """flat({"optim": {"lr": 1e-3}}, "cfg.") == {"cfg.optim.lr": 1e-3}"""
     return {prefix + ".".join(names): value for names, value in leaves(tree).items()}

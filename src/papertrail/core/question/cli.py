@@ -19,7 +19,7 @@ from pydantic import PositiveInt
 from papertrail.core.errors import BadInput, Interrupted, Missing
 from papertrail.core.question import layers
 from papertrail.core.question.experiment import Command, Experiment, load
-from papertrail.core.question.identity import as_given, by_option, identify
+from papertrail.core.question.identity import as_given, by_option, identify, spelled
 from papertrail.core.question.resources import Slurm
 from papertrail.core.question.wording import explain, readable
 
@@ -90,9 +90,9 @@ def launch(typed: Command, argv: Sequence[str] | None = None) -> None:
     """The last line of every file in entrypoints/; `argv` is what was typed, unless given."""
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault(ORDER, secrets.token_hex(6))
-    if layers.HELP & set(argv):
-        return print_help(typed, [word for word in argv if word not in layers.HELP])
     try:
+        if layers.HELP & set(argv):
+            return print_help(typed, [word for word in argv if word not in layers.HELP])
         config, execution = parse(typed, argv)
         if isinstance(typed, Experiment):
             identify(typed, config)  # reads the data it names: a wrong path is a typo as well
@@ -144,7 +144,7 @@ _STARTS: dict[tuple[object, ...], list[Start]] = {}  # a plan asks for a thousan
 
 def arguments(config: Any) -> list[str]:
     """Words for `parse` that mean exactly `config`, whatever conf/ says."""
-    return [f"--{key}={layers.spelled(value)}" for key, value in as_given(config).items()]
+    return [f"--{key}={spelled(value)}" for key, value in as_given(config).items()]
 
 
 def print_help(typed: Command, argv: Sequence[str]) -> None:
@@ -195,4 +195,4 @@ def _options(parser: ArgumentParser) -> list[str]:
 
 def _differing(plain: Options, wanted: Options, given: Options) -> list[tuple[str, str]]:
     changed = [key for key, value in wanted.items() if plain.get(key) != value]
-    return [(key, layers.spelled(given[key])) for key in changed]
+    return [(key, spelled(given[key])) for key in changed]

@@ -22,12 +22,13 @@ from papertrail.core.question.canonical import (
     dumps,
     flat,
     leaves,
+    spelled,
 )
 from papertrail.core.question.experiment import Experiment
 
 __all__ = [
     "Identity", "annotation", "as_given", "by_option", "canonical", "differences", "dumps", "flat",
-    "identify", "question",
+    "identify", "question", "spelled",
 ]  # fmt: skip
 SCHEME = 1  # raised when the canonical form itself changes: every identity changes with it
 

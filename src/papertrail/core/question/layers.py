@@ -15,7 +15,7 @@ import yaml
 from papertrail.core.errors import BadInput
 from papertrail.core.project import CONF as CONF
 from papertrail.core.question.experiment import Command
-from papertrail.core.question.identity import dumps
+from papertrail.core.question.identity import spelled
 
 HELP = {"-h", "--help"}
 
@@ -133,10 +133,6 @@ def _flat(tree: Mapping[str, Any], known: Sequence[str], source: str) -> dict[st
 
     walk(tree, "")
     return out
-
-
-def spelled(value: Any) -> str:
-    return value if isinstance(value, str) else dumps(value)
 
 
 def check_known(key: str, known: Sequence[str], where: str = "") -> None:

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from papertrail.core.errors import Missing
 from papertrail.core.patience import away
+from papertrail.core.question.identity import spelled
 from papertrail.core.reading.record import Record
 from papertrail.core.storage.selection import Wanted, columns, read
 from papertrail.core.storage.sql import Which
@@ -80,7 +81,7 @@ def usable(
 
     Runs that were computed for a sweep alone count only with `trials`.
     """
-    wanted = {key: _spelled(value) for key, value in (where or {}).items()}
+    wanted = {key: spelled(value) for key, value in (where or {}).items()}
     which = Which(tag=(EXPERIMENT, [experiment]), status="FINISHED")
     return [
         record
@@ -169,10 +170,6 @@ def _typed(text: str | None) -> Any:
     except ValueError:
         return text
     return value if isinstance(value, (int, float, bool)) else text
-
-
-def _spelled(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _refuse_holes(table: pd.DataFrame, columns: list[str]) -> None:

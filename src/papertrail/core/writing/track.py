@@ -1,4 +1,4 @@
-"""The only module that writes MLflow runs.
+"""What a run is given while it is computed.
 
 A run is opened around a verb; what the verb logs goes to the innermost open run, and how the verb
 ends decides what the run reads as.
@@ -23,7 +23,7 @@ from papertrail.core.project import ROOT
 from papertrail.core.question import cli
 from papertrail.core.question.drift import code_of
 from papertrail.core.question.experiment import Experiment
-from papertrail.core.question.identity import Identity, by_option, canonical, dumps
+from papertrail.core.question.identity import Identity, by_option, canonical, dumps, spelled
 from papertrail.core.stopping import refuse_swallowed, signals_raise, unheard
 from papertrail.core.storage.store import Store
 from papertrail.core.writing import pruning
@@ -219,11 +219,10 @@ def _introduce(active: Run, experiment: Experiment, config: Any, before: Mapping
 
 def options(config: Any) -> dict[str, str]:
     """Every option as the param that a run carries."""
-    spelled = {
-        key: value if isinstance(value, str) else dumps(value)
+    return {
+        f"cfg.{key}": shortened(spelled(value), PARAM_LIMIT)
         for key, value in by_option(config).items()
     }
-    return {f"cfg.{key}": shortened(text, PARAM_LIMIT) for key, text in spelled.items()}
 
 
 def _check_data(experiment: Experiment, config: Any, identity: Identity) -> None:
