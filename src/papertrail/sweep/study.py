@@ -83,10 +83,11 @@ def _have_worked(swept: Swept, study: Study, places: int) -> None:
     if isinstance(launcher, launch.Here):
         return work(swept, study)
     before = [trial.state for trial in study.get_trials(deepcopy=False)]
-    entry = str(processes.project() / "entrypoints" / f"{NAME}.py")
     workers: int = getattr(launcher, "workers", 1)
     asked = [
-        Asked((entry, f"{WORKER}{number}:{swept.study}", *cli.arguments(swept.config)))
+        Asked(
+            (processes.entry(NAME), f"{WORKER}{number}:{swept.study}", *cli.arguments(swept.config))
+        )
         for number in range(min(workers, places))
     ]
     launcher.run(asked, swept.store)

@@ -46,8 +46,13 @@ def process(
 
 def words(question: Question, mode: Mode) -> tuple[str, ...]:
     """What a person would type: the file of the entry point, and its options."""
-    entry = ROOT / "entrypoints" / f"{question.experiment.name}.py"
-    return str(entry), *cli.arguments(question.config), f"--run.mode={mode}"
+    file = entry(question.experiment.name)
+    return file, *cli.arguments(question.config), f"--run.mode={mode}"
+
+
+def entry(name: str) -> str:
+    """The file of an entry point."""
+    return str(ROOT / "entrypoints" / f"{name}.py")
 
 
 def environment(

@@ -53,38 +53,54 @@ def require(
         with _claim(experiment, found.identity, store):
             sending.deliver_left(found.identity.digest, store)
         found = standing(experiment, config, store)
-    record = reused = _reusable(experiment, found, mode)
+    record, unused = _reusable(experiment, found, mode), True
     if record is None:
-        with _claim(experiment, found.identity, store):
-            sending.deliver_left(found.identity.digest, store)
-            # Whoever held the claim may have computed it while we waited.
-            claimed, found = found, settling.settled(experiment, config, mode, store)
-            if found.identity != claimed.identity:
-                raise BadInput(f"{experiment.name}: its data changed meanwhile; start again")
-            record = reused = _reusable(experiment, found, mode)
-            while record is None:
-                try:
-                    record = _compute(experiment, config, found, mode, store, joined)
-                except Second as error:
-                    progress.say(f"{experiment.name}: {error}; waiting for it")
-                    joined, found = None, settling.settled(experiment, config, mode, store)
-                    record = reused = _reusable(experiment, found, mode)
-    if joined and reused:
-        _answer(joined, reused, experiment.title(config), store)
+        record, unused = _claimed(experiment, config, found, mode, store, joined)
+    if joined and unused:
+        _answer(joined, record, experiment.title(config), store)
     if current := track.current():
         current.built_on(record.run_id)
     return record
 
 
+def _claimed(
+    experiment: Experiment,
+    config: Any,
+    before: Standing,
+    mode: Mode,
+    store: Store,
+    joined: str | None,
+) -> tuple[Record, bool]:
+    """The run that answers once nobody else computes it, and whether `joined` was left unused."""
+    with _claim(experiment, before.identity, store):
+        sending.deliver_left(before.identity.digest, store)
+        # Whoever held the claim may have computed it while we waited.
+        found = settling.settled(experiment, config, mode, store)
+        if found.identity != before.identity:
+            raise BadInput(f"{experiment.name}: its data changed meanwhile; start again")
+        while (record := _reusable(experiment, found, mode)) is None:
+            try:
+                return _compute(experiment, config, found, mode, store, joined), False
+            except Second as error:
+                progress.say(f"{experiment.name}: {error}; waiting for it")
+                joined, found = None, settling.settled(experiment, config, mode, store)
+        return record, joined is not None
+
+
 def _answer(joined: str, record: Record, title: str, store: Store) -> None:
     """The run that was opened for us points to one that stood before, or that another process
     computed for this very command: a job of a cluster."""
-    link = page.link(record)
     if record.tags.get("papertrail.order") == os.environ.get(cli.ORDER):
-        joining.point(store, joined, record, f"{title} (elsewhere)", f"Computed by {link}.")
+        _elsewhere(joined, record, title, store)
     else:
-        note = f"Answered by {link}, which had computed this already."
+        note = f"Answered by {page.link(record)}, which had computed this already."
         joining.point(store, joined, record, f"{title} (reused)", note)
+
+
+def _elsewhere(joined: str, record: Record, title: str, store: Store) -> None:
+    """The run that was opened for us points to the one that is computed in."""
+    note = f"Computed by {page.link(record)}."
+    joining.point(store, joined, record, f"{title} (elsewhere)", note)
 
 
 def _reusable(experiment: Experiment, found: Standing, mode: Mode) -> Record | None:
@@ -148,9 +164,7 @@ def _compute(
         progress.say(f"{experiment.name}: resuming run {resumed.run_id}")
     run_id = resumed.run_id if resumed else joining.place(experiment, config, store, joined)
     if joined and run_id != joined:
-        computing = query.by_id(run_id, store)
-        note = f"Computed by {page.link(computing)}."
-        joining.point(store, joined, computing, f"{experiment.title(config)} (elsewhere)", note)
+        _elsewhere(joined, query.by_id(run_id, store), experiment.title(config), store)
     settling.bury([dead for dead in found.dead if dead.run_id != run_id], store)
     if not resumed:
         _clear(store, found.identity)
